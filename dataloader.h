@@ -1,0 +1,59 @@
+/* Token shards -> optimizer steps. The loader hands over the whole step (all micro-batches) at once, so
+ * that the valid targets are counted before the first backward and packing needs no other caller.
+ * Shard formats: docs/formats.md. */
+#ifndef DATALOADER_H
+#define DATALOADER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { TARGET_IGNORED = -1 }; /* a position whose target is not trained on */
+
+/* One optimizer step: A micro-batches of B sequences of T tokens. The arrays are the caller's (they are in
+ * the memory plan), each [A, B, T], and are filled by dataloader_next. */
+typedef struct StepBatch {
+  int64_t A, B, T;
+  int32_t *tokens;
+  int32_t *targets;    /* the next token, or TARGET_IGNORED */
+  int32_t *positions;  /* 0 .. T-1 within the sequence */
+  int32_t *documents;  /* index of the document within its sequence, counted from 0 at the sequence's start;
+                          a new one begins where the shard marks a document start */
+  int64_t valid_targets; /* targets that are not TARGET_IGNORED, over all of A, B, T */
+} StepBatch;
+
+typedef struct DataLoader DataLoader;
+
+/* Opens the files that `glob` names (sorted by name; several globs separated by commas): shards of versions
+ * 1, 7 and 8, or .txt files, whose bytes are the tokens. V: the model's vocabulary; a token >= V is an
+ * error that names file and offset. Needs at least B*T + 1 tokens in all, the sequences being consecutive
+ * windows of T tokens (each target is the next token of the stream, so that windows overlap by one). */
+DataLoader *dataloader_open(const char *glob, int64_t B, int64_t T, int64_t V, Error *e);
+void dataloader_close(DataLoader *d);
+
+/* A loader over memory (the built-in demo, tests): n byte tokens, copied. `name` is for messages. */
+DataLoader *dataloader_from_bytes(const char *name, const uint8_t *bytes, int64_t n, int64_t B, int64_t T,
+                                  int64_t V, Error *e);
+
+/* Keeps only the part [from, to) of the stream, as fractions of its tokens: to hold out validation text. */
+bool dataloader_restrict(DataLoader *d, double from, double to, Error *e);
+
+/* Fills the arrays for the next step and counts its valid targets; starts over at the end of the data
+ * (a last incomplete window is not used). */
+bool dataloader_next(DataLoader *d, StepBatch *step, Error *e);
+/* Back to the first window: evaluation reads the same batches every time. */
+void dataloader_rewind(DataLoader *d);
+
+int64_t dataloader_tokens(const DataLoader *d);  /* tokens in the stream (after dataloader_restrict) */
+int64_t dataloader_windows(const DataLoader *d); /* windows of T tokens in one pass over it */
+int64_t dataloader_files(const DataLoader *d);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,26 @@
+/* The number formats a tensor can have in memory or in a file. */
+#ifndef DTYPE_H
+#define DTYPE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum DType {
+  DT_FP32,
+  DT_BF16,
+  DT_FP16, /* in files only: converted while loading */
+} DType;
+
+static inline size_t dtype_size(DType t) { return t == DT_FP32 ? 4 : 2; }
+static inline const char *dtype_name(DType t) {
+  return t == DT_FP32 ? "fp32" : t == DT_BF16 ? "bf16" : "fp16";
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif

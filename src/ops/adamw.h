@@ -1,0 +1,36 @@
+/* AdamW (arXiv 1711.05101), as torch.optim.AdamW computes it, over one tensor. */
+#ifndef ADAMW_H
+#define ADAMW_H
+
+#include "device/device.h"
+
+/* What is the same for all tensors of an update. */
+typedef struct AdamW {
+  float lr, beta1, beta2, eps, weight_decay;
+  int64_t step;      /* 1 for the first update: bias correction, and key of the random rounding */
+  float grad_scale;  /* factor of every gradient: the clipping coefficient, 1 without clipping */
+  uint64_t seed;     /* key of the random rounding */
+} AdamW;
+
+typedef struct AdamWTensor {
+  void *param;       /* [n] of type dtype */
+  DType dtype;
+  float *master;     /* [n] fp32 copy that is updated in param's stead, then rounded to nearest; or NULL */
+  const float *grad; /* [n] fp32 */
+  void *m, *v;       /* [n] first and second moment, of type moments */
+  DType moments;
+  int64_t n;
+  bool decay;        /* weight_decay applies */
+  int64_t id;        /* identifies the tensor in the random rounding: the same on every device and layout */
+  int64_t first;     /* index of element 0 within that tensor, when this is a slice of it */
+} AdamWTensor;
+
+/* One update. bf16 params without a master, and bf16 moments, are rounded stochastically with randomness
+ * that depends on (seed, step, id, element) only, so that slicing, resuming and devices agree: nearest
+ * rounding would freeze v when gradients fall. */
+void adamw_update(Device *dev, const AdamWTensor *t, const AdamW *a);
+
+/* Sum of the squares of x [n], in double, the same for any number of threads; not finite when an x is not. */
+double sum_of_squares(Device *dev, const float *x, int64_t n);
+
+#endif

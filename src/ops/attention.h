@@ -1,0 +1,32 @@
+/* Causal attention with grouped key/value heads and an optional sliding window, forward and backward in
+ * blocks with an online softmax (FlashAttention-2, arXiv 2307.08691): no buffer of T x T. */
+#ifndef ATTENTION_H
+#define ATTENTION_H
+
+#include "device/device.h"
+
+typedef struct AttentionShape {
+  int64_t B, T, NH, NKV, HS;
+  int64_t window; /* a query sees the keys of its last `window` positions, its own included; 0 = all */
+  float scale;    /* of the scores; normally 1/sqrt(HS) */
+} AttentionShape;
+
+/* Heads in rows of B*T tokens: head h of row r begins at data + r*ld + h*HS. */
+typedef struct Heads {
+  void *data;
+  int64_t ld;
+} Heads;
+
+/* Bytes of `workspace` for the forward and for the backward. */
+size_t attention_forward_workspace(const Device *dev, DType dt, const AttentionShape *s);
+size_t attention_backward_workspace(const Device *dev, DType dt, const AttentionShape *s);
+
+/* o [B*T, NH*HS]; lse [B, NH, T] fp32: log of the sum of the exponentials of the scaled scores. */
+void attention_forward(Device *dev, DType dt, void *o, float *lse, Heads q, Heads k, Heads v,
+                       const AttentionShape *s, void *workspace);
+
+/* dq, dk, dv from dout [B*T, NH*HS], o and lse of the forward. Deterministic for a given number of threads. */
+void attention_backward(Device *dev, DType dt, Heads dq, Heads dk, Heads dv, const void *dout, const void *o,
+                        const float *lse, Heads q, Heads k, Heads v, const AttentionShape *s, void *workspace);
+
+#endif

@@ -1,0 +1,23 @@
+/* Matrix products: fp32 accumulation whatever the storage type. */
+#ifndef MATMUL_H
+#define MATMUL_H
+
+#include "device/device.h"
+
+/* A row-major matrix in device memory: element (i, j) at data[i*ld + j]. */
+typedef struct Matrix {
+  void *data;
+  DType dtype;
+  int64_t ld;
+} Matrix;
+
+/* out [M, N] = op(a) [M, K] * op(b) [K, N] + (accumulate ? out : 0); op transposes where the flag says so
+ * (the matrix is then stored as [K, M] or [N, K]). a and b have one type; out may be fp32 or that type, and
+ * is rounded once. M, N, K >= 0. Scratch: dev->workspace. */
+void matmul(Device *dev, Matrix out, Matrix a, bool transpose_a, Matrix b, bool transpose_b, int64_t M,
+            int64_t N, int64_t K, bool accumulate);
+
+/* Rate of the fp32 product in FLOP/s, measured over about `seconds` on square matrices that it allocates. */
+double matmul_measure_rate(Device *dev, double seconds);
+
+#endif
