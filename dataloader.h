@@ -20,10 +20,10 @@ enum { TARGET_IGNORED = -1 }; /* a position whose target is not trained on */
 typedef struct StepBatch {
   int64_t A, B, T;
   int32_t *tokens;
-  int32_t *targets;    /* the next token, or TARGET_IGNORED */
-  int32_t *positions;  /* 0 .. T-1 within the sequence */
-  int32_t *documents;  /* index of the document within its sequence, counted from 0 at the sequence's start;
-                          a new one begins where the shard marks a document start */
+  int32_t *targets;      /* the next token, or TARGET_IGNORED */
+  int32_t *positions;    /* 0 .. T-1 within the sequence */
+  int32_t *documents;    /* index of the document within its sequence, counted from 0 at the sequence's start;
+                            a new one begins where the shard marks a document start */
   int64_t valid_targets; /* targets that are not TARGET_IGNORED, over all of A, B, T */
 } StepBatch;
 

@@ -15,7 +15,9 @@ typedef enum DType {
   DT_FP16, /* in files only: converted while loading */
 } DType;
 
-static inline size_t dtype_size(DType t) { return t == DT_FP32 ? 4 : 2; }
+static inline size_t dtype_size(DType t) {
+  return t == DT_FP32 ? 4 : 2;
+}
 static inline const char *dtype_name(DType t) {
   return t == DT_FP32 ? "fp32" : t == DT_BF16 ? "bf16" : "fp16";
 }

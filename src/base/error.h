@@ -28,7 +28,7 @@ bool error_runtime(Error *e, const char *format, ...) __attribute__((format(prin
 bool error_prefix(Error *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Ends the program for a broken invariant, naming the place. Never for a user's mistake. */
-#define PANIC(...) panic_at(__FILE__, __LINE__, __VA_ARGS__)
+#define PANIC(...)            panic_at(__FILE__, __LINE__, __VA_ARGS__)
 #define CHECK(condition, ...) ((condition) ? (void)0 : PANIC(__VA_ARGS__))
 void panic_at(const char *file, int line, const char *format, ...)
     __attribute__((format(printf, 3, 4), noreturn));

@@ -19,12 +19,12 @@ typedef enum DeviceKind { DEVICE_CPU, DEVICE_CUDA } DeviceKind;
 
 typedef struct Device {
   DeviceKind kind;
-  int threads;             /* CPU lanes that operations may use (OpenMP threads) */
-  void *stream;            /* cudaStream_t on CUDA; NULL on the CPU */
-  void *workspace;         /* scratch for matrix products and reductions, carved from the memory plan */
-  size_t workspace_bytes;  /* its size; device_workspace_bytes() says what is needed */
-  int64_t max_chunk_rows;  /* rows of a mini-sequence beyond which larger stops being faster */
-  char name[128];          /* for the configuration that is printed */
+  int threads;            /* CPU lanes that operations may use (OpenMP threads) */
+  void *stream;           /* cudaStream_t on CUDA; NULL on the CPU */
+  void *workspace;        /* scratch for matrix products and reductions, carved from the memory plan */
+  size_t workspace_bytes; /* its size; device_workspace_bytes() says what is needed */
+  int64_t max_chunk_rows; /* rows of a mini-sequence beyond which larger stops being faster */
+  char name[128];         /* for the configuration that is printed */
 } Device;
 
 /* Opens a device. kind_name: "auto", "cpu" or "cuda"; threads: 0 = all the CPU's. "cuda" fails, and says
@@ -46,7 +46,12 @@ typedef enum CopyKind { COPY_TO_DEVICE, COPY_FROM_DEVICE, COPY_ON_DEVICE } CopyK
 /* Copies are ordered with the operations of the device's stream; COPY_FROM_DEVICE returns when the data is
  * there. dst and src must not overlap. */
 void device_copy(Device *dev, void *dst, const void *src, size_t bytes, CopyKind kind);
-void device_zero(Device *dev, void *p, size_t bytes);
+/* Sets every byte. */
+void device_fill(Device *dev, void *p, int byte, size_t bytes);
+
+/* Host memory that the device's copies can use, 256-byte aligned and zeroed. */
+void *host_alloc(size_t bytes, Error *e);
+void host_free(void *p, size_t bytes);
 
 #ifdef __cplusplus
 }

@@ -30,7 +30,8 @@ typedef struct SafeTensors SafeTensors;
 
 /* Maps PATH: a .safetensors file, or a folder that holds model.safetensors or
  * model.safetensors.index.json with its shards. Every header is checked (length, JSON, dtype, shape against
- * bytes, ranges inside the file, without gaps or overlaps, duplicates across shards). NULL and an Error else. */
+ * bytes, ranges inside the file, without gaps or overlaps, duplicates across shards). NULL and an Error else.
+ */
 SafeTensors *safetensors_open(const char *path, Error *e);
 void safetensors_close(SafeTensors *set);
 

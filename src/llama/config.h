@@ -24,36 +24,36 @@ typedef enum RopeScaling { ROPE_NONE, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN } Rope
 
 /* Rotary embedding (arXiv 2104.09864) and its context extensions. */
 typedef struct Rope {
-  double theta;               /* base of the geometric frequencies */
+  double theta; /* base of the geometric frequencies */
   RopeScaling scaling;
-  double factor;              /* linear, llama3, yarn: extension factor */
-  double low_freq_factor;     /* llama3 */
-  double high_freq_factor;    /* llama3 */
-  int64_t original_T;         /* llama3, yarn: context length before the extension */
-  double beta_fast, beta_slow; /* yarn */
-  double attention_factor;    /* yarn: multiplies cos and sin; 0 = derive from factor (and mscale) */
+  double factor;                 /* linear, llama3, yarn: extension factor */
+  double low_freq_factor;        /* llama3 */
+  double high_freq_factor;       /* llama3 */
+  int64_t original_T;            /* llama3, yarn: context length before the extension */
+  double beta_fast, beta_slow;   /* yarn */
+  double attention_factor;       /* yarn: multiplies cos and sin; 0 = derive from factor (and mscale) */
   double mscale, mscale_all_dim; /* yarn: optional; 0 = not given */
-  bool truncate;              /* yarn: round the correction range to whole dimensions (default true) */
+  bool truncate;                 /* yarn: round the correction range to whole dimensions (default true) */
 } Rope;
 
 typedef struct Config {
-  char family[32];    /* model_type of config.json: llama, mistral, qwen2, qwen3 */
-  int64_t C;          /* hidden size */
-  int64_t L;          /* layers */
-  int64_t NH, NKV;    /* query heads, key/value heads */
-  int64_t HS;         /* head size */
-  int64_t FF;         /* MLP width */
-  int64_t V;          /* vocabulary */
-  int64_t max_T;      /* max_position_embeddings: the context the model was made for */
+  char family[32]; /* model_type of config.json: llama, mistral, qwen2, qwen3 */
+  int64_t C;       /* hidden size */
+  int64_t L;       /* layers */
+  int64_t NH, NKV; /* query heads, key/value heads */
+  int64_t HS;      /* head size */
+  int64_t FF;      /* MLP width */
+  int64_t V;       /* vocabulary */
+  int64_t max_T;   /* max_position_embeddings: the context the model was made for */
   double norm_eps;
-  double init_std;    /* initializer_range */
-  bool tied;          /* the LM head is the embedding */
+  double init_std; /* initializer_range */
+  bool tied;       /* the LM head is the embedding */
   bool qkv_bias, o_bias, mlp_bias;
-  bool qk_norm;       /* rmsnorm of every query and key head before rope (Qwen3) */
+  bool qk_norm; /* rmsnorm of every query and key head before rope (Qwen3) */
   Rope rope;
-  int64_t bos, eos;   /* token ids; -1 = none */
-  LayerDesc *layers;  /* [L], owned */
-  char *source_json;  /* config.json as it was read, so that saving keeps unknown keys; NULL = none; owned */
+  int64_t bos, eos;  /* token ids; -1 = none */
+  LayerDesc *layers; /* [L], owned */
+  char *source_json; /* config.json as it was read, so that saving keeps unknown keys; NULL = none; owned */
 } Config;
 
 void config_free(Config *c);

@@ -7,22 +7,22 @@
 /* What is the same for all tensors of an update. */
 typedef struct AdamW {
   float lr, beta1, beta2, eps, weight_decay;
-  int64_t step;      /* 1 for the first update: bias correction, and key of the random rounding */
-  float grad_scale;  /* factor of every gradient: the clipping coefficient, 1 without clipping */
-  uint64_t seed;     /* key of the random rounding */
+  int64_t step;     /* 1 for the first update: bias correction, and key of the random rounding */
+  float grad_scale; /* factor of every gradient: the clipping coefficient, 1 without clipping */
+  uint64_t seed;    /* key of the random rounding */
 } AdamW;
 
 typedef struct AdamWTensor {
-  void *param;       /* [n] of type dtype */
+  void *param; /* [n] of type dtype */
   DType dtype;
   float *master;     /* [n] fp32 copy that is updated in param's stead, then rounded to nearest; or NULL */
   const float *grad; /* [n] fp32 */
   void *m, *v;       /* [n] first and second moment, of type moments */
   DType moments;
   int64_t n;
-  bool decay;        /* weight_decay applies */
-  int64_t id;        /* identifies the tensor in the random rounding: the same on every device and layout */
-  int64_t first;     /* index of element 0 within that tensor, when this is a slice of it */
+  bool decay;    /* weight_decay applies */
+  int64_t id;    /* identifies the tensor in the random rounding: the same on every device and layout */
+  int64_t first; /* index of element 0 within that tensor, when this is a slice of it */
 } AdamWTensor;
 
 /* One update. bf16 params without a master, and bf16 moments, are rounded stochastically with randomness

@@ -25,8 +25,10 @@ size_t attention_backward_workspace(const Device *dev, DType dt, const Attention
 void attention_forward(Device *dev, DType dt, void *o, float *lse, Heads q, Heads k, Heads v,
                        const AttentionShape *s, void *workspace);
 
-/* dq, dk, dv from dout [B*T, NH*HS], o and lse of the forward. Deterministic for a given number of threads. */
+/* dq, dk, dv from dout [B*T, NH*HS], o and lse of the forward. Deterministic for a given number of threads.
+ */
 void attention_backward(Device *dev, DType dt, Heads dq, Heads dk, Heads dv, const void *dout, const void *o,
-                        const float *lse, Heads q, Heads k, Heads v, const AttentionShape *s, void *workspace);
+                        const float *lse, Heads q, Heads k, Heads v, const AttentionShape *s,
+                        void *workspace);
 
 #endif

@@ -10,7 +10,7 @@ void cross_entropy_forward(Device *dev, DType dt, float *losses, const void *log
 
 /* The same, and logits [rows, V] become (softmax - onehot(target)) * scale; rows with targets[r] < 0 become
  * exactly zero. */
-void cross_entropy_forward_backward(Device *dev, DType dt, float *losses, void *logits, const int32_t *targets,
-                                    int64_t rows, int64_t V, float scale);
+void cross_entropy_forward_backward(Device *dev, DType dt, float *losses, void *logits,
+                                    const int32_t *targets, int64_t rows, int64_t V, float scale);
 
 #endif

@@ -10,7 +10,7 @@ void rmsnorm_forward(Device *dev, DType dt, void *y, const void *x, const void *
 
 /* dx [rows, n] = (accumulate ? dx : 0) + gradient of the input; dw [n] fp32 += gradient of the weight.
  * The row statistics are computed anew from x. dx may be x or dy. Scratch: dev->workspace. */
-void rmsnorm_backward(Device *dev, DType dt, void *dx, float *dw, const void *dy, const void *x, const void *w,
-                      int64_t rows, int64_t n, float eps, bool accumulate);
+void rmsnorm_backward(Device *dev, DType dt, void *dx, float *dw, const void *dy, const void *x,
+                      const void *w, int64_t rows, int64_t n, float eps, bool accumulate);
 
 #endif

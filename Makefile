@@ -1,0 +1,73 @@
+# train_llama: `make` builds ./train_llama, `make test` runs the tests, `make demo` trains the demo.
+#
+#   CUDA=0        no CUDA even where nvcc is found (default: nvcc where there is one)
+#   ARCH="80 90"  compute capabilities to build for, with nvcc
+#   SANITIZE=address,undefined   a sanitizer build, in a folder of its own
+#   NATIVE=0      for any x86-64 with AVX2 instead of for this machine
+#   DEBUG=1       -O1 -g
+
+CUDA_HOME ?= /usr/local/cuda
+NVCC      := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(CUDA_HOME)/bin/nvcc))
+CUDA      ?= $(if $(NVCC),1,0)
+ARCH      ?= 80 90
+NATIVE    ?= 1
+SANITIZE  ?=
+comma     := ,
+
+KIND  := $(if $(filter 1,$(CUDA)),cuda,cpu)$(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))
+BUILD ?= build/$(KIND)
+
+# Strict IEEE, but for errno and traps, which keep loops from vectorising. Never -ffast-math: it breaks
+# the polynomial exp and isfinite.
+OPTIMIZE := $(if $(DEBUG),-O1 -g,-O3) -fno-math-errno -fno-trapping-math -ffp-contract=fast \
+            $(if $(filter 1,$(NATIVE)),-march=native,-march=x86-64-v3) \
+            $(if $(SANITIZE),-g -fno-omit-frame-pointer -fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
+WARN     := -Wall -Wextra -Werror
+INCLUDE  := -I. -Isrc
+HOST     := $(OPTIMIZE) $(WARN) -fopenmp
+CFLAGS   ?=
+CXXFLAGS ?=
+LDLIBS   := -lopenblas -lcjson -lm
+
+ifeq ($(CUDA),1)
+  GENCODE  := $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a))
+  # nvcc hands the host half to g++; --diag-suppress would hide, so nothing is suppressed
+  NVCCFLAGS := -std=c++17 -O3 $(GENCODE) $(INCLUDE) -Werror all-warnings \
+               $(foreach f,$(HOST),-Xcompiler $(subst $(comma),\$(comma),$(f)))
+  COMPILE_CU = $(NVCC) -x cu $(NVCCFLAGS) -MMD -MP -c $< -o $@
+  LDLIBS   += -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcudart_static -ldl -lrt -lpthread
+else
+  COMPILE_CU = $(CXX) -x c++ -std=c++17 $(HOST) -Wno-unknown-pragmas $(INCLUDE) $(CXXFLAGS) -MMD -MP -c $< -o $@
+endif
+COMPILE_C = $(CC) -std=gnu11 $(HOST) $(INCLUDE) $(CFLAGS) -MMD -MP -c $< -o $@
+LINK      = $(CXX) $(HOST) $^ $(LDLIBS) -o $@
+
+SOURCES := $(wildcard src/*/*.c src/*/*.cu)
+OBJECTS := $(patsubst %,$(BUILD)/%.o,$(SOURCES))
+TESTS   := $(patsubst test/%,$(BUILD)/%,$(basename $(wildcard test/test_*.c test/test_*.cu)))
+
+.PHONY: all test demo clean format format-check
+all: train_llama
+
+train_llama: $(BUILD)/train_llama
+	@cp -f $< $@
+$(BUILD)/train_llama: $(BUILD)/train_llama.cu.o $(OBJECTS)
+	$(LINK)
+
+$(BUILD)/%.c.o: %.c
+	@mkdir -p $(@D)
+	$(COMPILE_C)
+$(BUILD)/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(COMPILE_CU)
+
+$(BUILD)/test_%: LDLIBS += -lcmocka
+$(BUILD)/test_%: $(BUILD)/test/test_%.c.o $(OBJECTS)
+	$(LINK)
+$(BUILD)/test_%: $(BUILD)/test/test_%.cu.o $(OBJECTS)
+	$(LINK)
+
+clean:
+	rm -rf build train_llama
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
