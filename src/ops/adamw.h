@@ -4,6 +4,10 @@
 
 #include "device/device.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* What is the same for all tensors of an update. */
 typedef struct AdamW {
   float lr, beta1, beta2, eps, weight_decay;
@@ -33,4 +37,7 @@ void adamw_update(Device *dev, const AdamWTensor *t, const AdamW *a);
 /* Sum of the squares of x [n], in double, the same for any number of threads; not finite when an x is not. */
 double sum_of_squares(Device *dev, const float *x, int64_t n);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -5,6 +5,10 @@
 
 #include "device/device.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct AttentionShape {
   int64_t B, T, NH, NKV, HS;
   int64_t window; /* a query sees the keys of its last `window` positions, its own included; 0 = all */
@@ -31,4 +35,7 @@ void attention_backward(Device *dev, DType dt, Heads dq, Heads dk, Heads dv, con
                         const float *lse, Heads q, Heads k, Heads v, const AttentionShape *s,
                         void *workspace);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -4,6 +4,10 @@
 
 #include "device/device.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* dst [n] = src [n], rounded to nearest even; fp32 and bf16, device memory. */
 void convert(Device *dev, void *dst, DType dst_type, const void *src, DType src_type, int64_t n);
 
@@ -15,4 +19,7 @@ void fill_constant(Device *dev, void *dst, DType dt, float value, int64_t n);
 void fill_normal(Device *dev, void *dst, DType dt, float std, uint64_t seed, int64_t id, int64_t first,
                  int64_t n);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -4,6 +4,10 @@
 
 #include "device/device.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* losses [rows] fp32 = -log softmax(logits[r])[targets[r]], and 0 where targets[r] < 0 (not trained on). */
 void cross_entropy_forward(Device *dev, DType dt, float *losses, const void *logits, const int32_t *targets,
                            int64_t rows, int64_t V);
@@ -13,4 +17,7 @@ void cross_entropy_forward(Device *dev, DType dt, float *losses, const void *log
 void cross_entropy_forward_backward(Device *dev, DType dt, float *losses, void *logits,
                                     const int32_t *targets, int64_t rows, int64_t V, float scale);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

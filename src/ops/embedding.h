@@ -4,6 +4,10 @@
 
 #include "device/device.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* out [rows, C] = table [V, C] at tokens [rows]. */
 void embedding_forward(Device *dev, DType dt, void *out, const void *table, const int32_t *tokens,
                        int64_t rows, int64_t C);
@@ -12,4 +16,7 @@ void embedding_forward(Device *dev, DType dt, void *out, const void *table, cons
 void embedding_backward(Device *dev, DType dt, float *dtable, const void *dout, const int32_t *tokens,
                         int64_t rows, int64_t C);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

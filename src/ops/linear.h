@@ -4,6 +4,10 @@
 
 #include "device/device.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct Linear {
   int64_t in, out;    /* widths */
   const void *weight; /* [out, in] */
@@ -21,4 +25,7 @@ void linear_backward_input(Device *dev, DType dt, const Linear *l, void *dx, con
 void linear_backward_weight(Device *dev, DType dt, const Linear *l, const void *dy, const void *x,
                             int64_t rows);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -4,6 +4,10 @@
 
 #include "device/device.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* A row-major matrix in device memory: element (i, j) at data[i*ld + j]. */
 typedef struct Matrix {
   void *data;
@@ -20,4 +24,7 @@ void matmul(Device *dev, Matrix out, Matrix a, bool transpose_a, Matrix b, bool 
 /* Rate of the fp32 product in FLOP/s, measured over about `seconds` on square matrices that it allocates. */
 double matmul_measure_rate(Device *dev, double seconds);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

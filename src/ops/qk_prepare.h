@@ -5,6 +5,10 @@
 
 #include "device/device.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct QkPrepare {
   int64_t NH, NKV, HS;
   const float *inv_freq;    /* [HS/2], device memory */
@@ -28,4 +32,7 @@ void qk_prepare_forward(Device *dev, DType dt, void *qk, int64_t ld_qk, const vo
 void qk_prepare_backward(Device *dev, DType dt, void *dqkv, const void *qkv, int64_t ld, const QkPrepare *p,
                          int64_t rows);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

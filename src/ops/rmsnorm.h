@@ -4,6 +4,10 @@
 
 #include "device/device.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* y [rows, n], x [rows, n], w [n], all of type dt; sums in fp32. y may be x. */
 void rmsnorm_forward(Device *dev, DType dt, void *y, const void *x, const void *w, int64_t rows, int64_t n,
                      float eps);
@@ -13,4 +17,7 @@ void rmsnorm_forward(Device *dev, DType dt, void *y, const void *x, const void *
 void rmsnorm_backward(Device *dev, DType dt, void *dx, float *dw, const void *dy, const void *x,
                       const void *w, int64_t rows, int64_t n, float eps, bool accumulate);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -1,0 +1,195 @@
+#include "llama/hf_model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "ops/convert.h"
+
+/* One Hugging Face tensor: rows [row, row + rows) of a tensor of the parameter table. */
+typedef struct HfTensor {
+  int64_t unit;
+  const ParamSpec *spec;
+  const HfSlice *slice;
+  char name[128];
+  int dims;
+  int64_t shape[2];
+} HfTensor;
+
+static HfTensor hf_tensor(int64_t unit, const ParamSpec *spec, const HfSlice *slice) {
+  HfTensor t = {};
+  t.unit = unit;
+  t.spec = spec;
+  t.slice = slice;
+  t.dims = spec->dims;
+  t.shape[0] = slice->rows;
+  t.shape[1] = spec->cols;
+  params_hf_name(t.name, slice, unit);
+  return t;
+}
+
+/* Calls f for every Hugging Face tensor of the model, in the order of the file; stops at the first failure.
+ */
+typedef bool (*HfVisit)(Model *m, const HfTensor *t, void *context, Error *e);
+static bool visit_tensors(Model *m, HfVisit f, void *context, Error *e) {
+  int64_t embedding = params_embedding_unit(&m->params), L = m->params.L;
+  for (int64_t i = 0; i < params_units(&m->params); i++) {
+    int64_t unit = i == 0 ? embedding : i <= L ? i - 1 : i; /* the embedding first */
+    int count;
+    const ParamSpec *specs = params_of_unit(&m->params, unit, &count);
+    for (int p = 0; p < count; p++)
+      for (int s = 0; s < specs[p].slice_count && specs[p].rows; s++) {
+        HfTensor t = hf_tensor(unit, &specs[p], &specs[p].slices[s]);
+        if (!f(m, &t, context, e)) return false;
+      }
+  }
+  return true;
+}
+
+/* ---- loading ---- */
+
+static const char *shape_text(char buf[128], int dims, const int64_t *shape) {
+  size_t at = 0;
+  for (int i = 0; i < dims && at < 100; i++)
+    at += (size_t)snprintf(buf + at, 128 - at, "%s%lld", i ? ", " : "[", (long long)shape[i]);
+  snprintf(buf + at, 128 - at, dims ? "]" : "[]");
+  return buf;
+}
+
+static bool same_shape(const SafeTensor *found, const HfTensor *t) {
+  if (found->dims != t->dims) return false;
+  for (int i = 0; i < t->dims; i++)
+    if (found->shape[i] != t->shape[i]) return false;
+  return true;
+}
+
+static bool load_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
+  const SafeTensors *set = (const SafeTensors *)context;
+  const SafeTensor *found = safetensors_find(set, t->name);
+  char a[128], b[128];
+  if (!found)
+    return error_usage(e,
+                       "the weights have no tensor %s; expected it with shape %s.\nGive a folder whose "
+                       "config.json and safetensors belong together.",
+                       t->name, shape_text(a, t->dims, t->shape));
+  if (!same_shape(found, t))
+    return error_usage(
+        e,
+        "tensor %s has shape %s; config.json asks for %s.\nGive a folder whose config.json and "
+        "safetensors belong together.",
+        t->name, shape_text(a, found->dims, found->shape), shape_text(b, t->dims, t->shape));
+  const Schedule *s = m->schedule;
+  float *host = (float *)arena_get(&m->arena, s->host_staging);
+  float *staged = (float *)arena_get(&m->arena, s->staging);
+  DType dt = s->shape.dtype;
+  int64_t first = t->slice->row * t->spec->cols, n = t->slice->rows * t->spec->cols;
+  char *weight = (char *)model_weight(m, t->unit, t->spec) + (size_t)first * dtype_size(dt);
+  float *master = model_master(m, t->unit, t->spec);
+  for (int64_t at = 0; at < n; at += STAGING_ELEMENTS) {
+    int64_t part = n - at < STAGING_ELEMENTS ? n - at : STAGING_ELEMENTS;
+    const char *from = (const char *)found->data + (size_t)at * dtype_size(found->dtype);
+    safetensors_to_fp32(host, from, found->dtype, part);
+    device_copy(m->dev, staged, host, (size_t)part * sizeof(float), COPY_TO_DEVICE);
+    convert(m->dev, weight + (size_t)at * dtype_size(dt), dt, staged, DT_FP32, part);
+    if (master) convert(m->dev, master + first + at, DT_FP32, staged, DT_FP32, part);
+  }
+  return true;
+}
+
+typedef struct NameSearch {
+  const char *name;
+  bool found;
+} NameSearch;
+
+static bool compare_name(Model *m, const HfTensor *t, void *context, Error *e) {
+  (void)m, (void)e;
+  NameSearch *search = (NameSearch *)context;
+  if (strcmp(t->name, search->name) == 0) search->found = true;
+  return true;
+}
+
+static bool is_needless(const Model *m, const char *name) {
+  return strstr(name, "rotary_emb.inv_freq") || (m->config->tied && strcmp(name, "lm_head.weight") == 0);
+}
+
+bool hf_model_load(Model *m, const SafeTensors *set, Error *e) {
+  arena_enter(&m->arena, m->schedule->load);
+  for (int64_t i = 0; i < safetensors_count(set); i++) {
+    const char *name = safetensors_at(set, i)->name;
+    NameSearch search = {name, is_needless(m, name)};
+    if (!search.found) visit_tensors(m, compare_name, &search, e);
+    if (!search.found)
+      return error_usage(
+          e,
+          "the weights hold a tensor %s, which a %s model with this config.json does not have.\n"
+          "Give a folder whose config.json and safetensors belong together.",
+          name, m->config->family);
+  }
+  return visit_tensors(m, load_tensor, (void *)set, e);
+}
+
+/* ---- saving ---- */
+
+/* Where the bytes of a tensor come from: the weights, or the gradients. */
+typedef struct Saving {
+  SafeTensorsWriter *writer;
+  bool gradients;
+} Saving;
+
+static bool declare_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
+  (void)e;
+  Saving *s = (Saving *)context;
+  DType dt = s->gradients ? DT_FP32 : m->schedule->shape.dtype;
+  safetensors_writer_declare(s->writer, t->name, dt, t->dims, t->shape);
+  return true;
+}
+
+static bool write_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
+  Saving *s = (Saving *)context;
+  DType dt = s->gradients ? DT_FP32 : m->schedule->shape.dtype;
+  const void *from = s->gradients ? model_gradient(m, t->unit, t->spec) : model_weight(m, t->unit, t->spec);
+  const char *data = (const char *)from + (size_t)(t->slice->row * t->spec->cols) * dtype_size(dt);
+  void *host = arena_get(&m->arena, m->schedule->host_staging);
+  size_t bytes = (size_t)(t->slice->rows * t->spec->cols) * dtype_size(dt),
+         most = STAGING_ELEMENTS * sizeof(float);
+  for (size_t at = 0; at < bytes; at += most) {
+    size_t part = bytes - at < most ? bytes - at : most;
+    device_copy(m->dev, host, data + at, part, COPY_FROM_DEVICE);
+    if (!safetensors_writer_write(s->writer, host, part, e)) return false;
+  }
+  return true;
+}
+
+bool hf_model_save(Model *m, const char *path, Error *e) {
+  arena_enter(&m->arena, m->schedule->load);
+  Saving s = {safetensors_writer_new(path), false};
+  visit_tensors(m, declare_tensor, &s, e);
+  bool ok = safetensors_writer_begin(s.writer, e) && visit_tensors(m, write_tensor, &s, e);
+  return safetensors_writer_close(s.writer, ok, e);
+}
+
+/* Writes int32 values as fp32, which holds them exactly below 2^24: every vocabulary. */
+static bool write_ids(Model *m, SafeTensorsWriter *w, const int32_t *ids, int64_t n, Error *e) {
+  float *host = (float *)arena_get(&m->arena, m->schedule->host_staging);
+  for (int64_t at = 0; at < n; at += STAGING_ELEMENTS) {
+    int64_t part = n - at < STAGING_ELEMENTS ? n - at : STAGING_ELEMENTS;
+    for (int64_t i = 0; i < part; i++) host[i] = (float)ids[at + i];
+    if (!safetensors_writer_write(w, host, (size_t)part * sizeof(float), e)) return false;
+  }
+  return true;
+}
+
+bool hf_model_dump_gradients(Model *m, const char *path, double loss, const StepBatch *step, Error *e) {
+  arena_enter(&m->arena, m->schedule->load);
+  Saving s = {safetensors_writer_new(path), true};
+  int64_t one = 1, ids[2] = {step->A * step->B, step->T}, n = ids[0] * ids[1];
+  safetensors_writer_declare(s.writer, "loss", DT_FP32, 1, &one);
+  safetensors_writer_declare(s.writer, "input_ids", DT_FP32, 2, ids);
+  safetensors_writer_declare(s.writer, "labels", DT_FP32, 2, ids);
+  visit_tensors(m, declare_tensor, &s, e);
+  float value = (float)loss;
+  bool ok = safetensors_writer_begin(s.writer, e) &&
+            safetensors_writer_write(s.writer, &value, sizeof value, e) &&
+            write_ids(m, s.writer, step->tokens, n, e) && write_ids(m, s.writer, step->targets, n, e) &&
+            visit_tensors(m, write_tensor, &s, e);
+  return safetensors_writer_close(s.writer, ok, e);
+}

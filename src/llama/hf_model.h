@@ -1,0 +1,27 @@
+/* A model's weights and gradients <-> safetensors with Hugging Face names. */
+#ifndef HF_MODEL_H
+#define HF_MODEL_H
+
+#include "io/safetensors.h"
+#include "llama/model.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Fills the weights from an open set. Every tensor of the parameter table must be there with its shape;
+ * fp32, bf16 and fp16 are converted. A tensor that the model does not have is refused, but for what old
+ * checkpoints carry without need: rotary frequencies, and the head of a tied model. */
+bool hf_model_load(Model *m, const SafeTensors *set, Error *e);
+
+/* Writes the weights to PATH in the run's storage type. */
+bool hf_model_save(Model *m, const char *path, Error *e);
+
+/* Writes `loss` [1], `input_ids` and `labels` [A*B, T] (labels are the shifted targets, -1 = ignored) and
+ * every gradient under its Hugging Face name, all fp32, to PATH. */
+bool hf_model_dump_gradients(Model *m, const char *path, double loss, const StepBatch *step, Error *e);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

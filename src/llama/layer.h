@@ -1,0 +1,33 @@
+/* One decoder layer: attention block, then MLP, each added to the stream. */
+#ifndef LAYER_H
+#define LAYER_H
+
+#include "llama/model.h"
+#include "mst_chunk.cuh" /* defines: Norm, Mlp */
+
+/* The weights of a layer as the code that computes with them sees them. */
+typedef struct LayerWeights {
+  Norm norm1;
+  Linear qkv, o;
+  const void *q_norm, *k_norm; /* [HS], or NULL */
+  float *dq_norm, *dk_norm;
+  Mlp mlp;
+} LayerWeights;
+
+/* Every use of a layer's weights is between these two: what streams weights in from elsewhere hooks in here.
+ */
+LayerWeights weights_acquire(Model *m, int64_t layer);
+void weights_release(Model *m, int64_t layer);
+
+/* A unit's gradient is complete for this optimizer step (all micro-batches). Its part of the global norm is
+ * taken now. */
+void gradients_ready(Model *m, int64_t unit);
+
+/* The forward of layer l in the buffers and at the moments of `pass`; parts that it skips are not done. */
+void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_t T);
+
+/* Turns dx from the gradient of the layer's output into that of its input, adding to the gradients of its
+ * weights. What was not kept must have been made again. */
+void layer_backward(Model *m, int64_t l);
+
+#endif

@@ -1,0 +1,61 @@
+/* A model in memory, and the passes of an optimizer step over it. */
+#ifndef MODEL_H
+#define MODEL_H
+
+#include "dataloader.h" /* defines: StepBatch */
+#include "llama/config.h"
+#include "llama/params.h"
+#include "llama/schedule.h"
+#include "memory/arena.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct Model {
+  const Config *config;
+  const Schedule *schedule;
+  Device *dev;
+  ParamTable params;
+  Arena arena;
+  float attention_scale;   /* factor of rope's cos and sin */
+  double gradient_squares; /* sum over the units that gradients_ready() was called for in this step */
+} Model;
+
+/* Takes the memory that the schedule planned. config, schedule and dev outlive the model. poison: for tests,
+ * see arena_open. Weights are not set yet: model_init or hf_model_load does that. */
+bool model_open(Model *m, const Config *c, const Schedule *s, Device *dev, bool poison, Error *e);
+void model_close(Model *m);
+
+/* Initial weights as the parameter table says, from `seed`. */
+void model_init(Model *m, uint64_t seed);
+
+/* The arrays of the step in the plan's host memory, for the loader to fill. A: micro-batches, at most the
+ * schedule's. */
+StepBatch model_step_batch(const Model *m, int64_t A);
+
+/* Forward and backward of all micro-batches: gradients of the mean loss over the step's valid targets, in
+ * fp32. Returns that mean (0 without a valid target). m->gradient_squares is then the squared norm of the
+ * whole gradient. */
+double model_forward_backward(Model *m, const StepBatch *step);
+
+/* Forward only: the sum of the losses of the step's valid targets. */
+double model_evaluate(Model *m, const StepBatch *step);
+
+/* Logits [n, V] fp32 on the host, of the last n of `rows` tokens of one sequence; rows <= T of the plan,
+ * n <= rows of the head's chunk. */
+void model_logits(Model *m, const int32_t *tokens, int64_t rows, int64_t n, float *logits);
+
+/* Floating-point operations of the matrix products in forward and backward of one step, attention's causal
+ * half included, recomputation not. */
+double model_step_flops(const Config *c, int64_t sequences, int64_t T);
+
+/* A tensor of the parameter table, [rows, cols] of spec, on the device. */
+void *model_weight(const Model *m, int64_t unit, const ParamSpec *spec);
+float *model_gradient(const Model *m, int64_t unit, const ParamSpec *spec); /* NULL when not training */
+float *model_master(const Model *m, int64_t unit, const ParamSpec *spec);   /* NULL without a master copy */
+
+#ifdef __cplusplus
+}
+#endif
+#endif
