@@ -45,6 +45,12 @@ static bool visit_tensors(Model *m, HfVisit f, void *context, Error *e) {
   return true;
 }
 
+/* Elements of the next piece that goes through the staging buffers, of those that are left. */
+static int64_t staging_part(int64_t left) {
+  const int64_t most = STAGING_ELEMENTS;
+  return left < most ? left : most;
+}
+
 /* ---- loading ---- */
 
 static const char *shape_text(char buf[128], int dims, const int64_t *shape) {
@@ -85,7 +91,7 @@ static bool load_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
   char *weight = (char *)model_weight(m, t->unit, t->spec) + (size_t)first * dtype_size(dt);
   float *master = model_master(m, t->unit, t->spec);
   for (int64_t at = 0; at < n; at += STAGING_ELEMENTS) {
-    int64_t part = n - at < STAGING_ELEMENTS ? n - at : STAGING_ELEMENTS;
+    int64_t part = staging_part(n - at);
     const char *from = (const char *)found->data + (size_t)at * dtype_size(found->dtype);
     safetensors_to_fp32(host, from, found->dtype, part);
     device_copy(m->dev, staged, host, (size_t)part * sizeof(float), COPY_TO_DEVICE);
@@ -171,7 +177,7 @@ bool hf_model_save(Model *m, const char *path, Error *e) {
 static bool write_ids(Model *m, SafeTensorsWriter *w, const int32_t *ids, int64_t n, Error *e) {
   float *host = (float *)arena_get(&m->arena, m->schedule->host_staging);
   for (int64_t at = 0; at < n; at += STAGING_ELEMENTS) {
-    int64_t part = n - at < STAGING_ELEMENTS ? n - at : STAGING_ELEMENTS;
+    int64_t part = staging_part(n - at);
     for (int64_t i = 0; i < part; i++) host[i] = (float)ids[at + i];
     if (!safetensors_writer_write(w, host, (size_t)part * sizeof(float), e)) return false;
   }

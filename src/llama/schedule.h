@@ -99,6 +99,7 @@ typedef struct Schedule {
   BufferId d_o, d_qkv; /* [N, NH HS], [N, (NH + 2 NKV) HS] */
   BufferId attention_workspace;
   BufferId head_n, head_logits;        /* [head rows, C], [head rows, V] */
+  BufferId head_row;                   /* [V] fp32: a row of logits on its way to the host */
   BufferId losses;                     /* [N] fp32 */
   BufferId tokens, targets, positions; /* [N] int32, of the micro-batch at hand */
   BufferId inv_freq;                   /* [HS/2] fp32 */
