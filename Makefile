@@ -23,7 +23,7 @@ OPTIMIZE := $(if $(DEBUG),-O1 -g,-O3) -fno-math-errno -fno-trapping-math -ffp-co
             $(if $(filter 1,$(NATIVE)),-march=native,-march=x86-64-v3) \
             $(if $(SANITIZE),-g -fno-omit-frame-pointer -fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
 WARN     := -Wall -Wextra -Werror
-INCLUDE  := -I. -Isrc
+INCLUDE  := -I. -Isrc -Itest
 HOST     := $(OPTIMIZE) $(WARN) -fopenmp
 CFLAGS   ?=
 CXXFLAGS ?=
@@ -39,6 +39,10 @@ ifeq ($(CUDA),1)
 else
   COMPILE_CU = $(CXX) -x c++ -std=c++17 $(HOST) -Wno-unknown-pragmas $(INCLUDE) $(CXXFLAGS) -MMD -MP -c $< -o $@
 endif
+# V=1 shows the commands
+Q := $(if $(V),,@)
+SAY = $(if $(V),@:,@echo "  $(1)  $@")
+
 COMPILE_C = $(CC) -std=gnu11 $(HOST) $(INCLUDE) $(CFLAGS) -MMD -MP -c $< -o $@
 LINK      = $(CXX) $(HOST) $^ $(LDLIBS) -o $@
 
@@ -52,22 +56,56 @@ all: train_llama
 train_llama: $(BUILD)/train_llama
 	@cp -f $< $@
 $(BUILD)/train_llama: $(BUILD)/train_llama.cu.o $(OBJECTS)
-	$(LINK)
+	$(call SAY,link)
+	$(Q)$(LINK)
 
 $(BUILD)/%.c.o: %.c
 	@mkdir -p $(@D)
-	$(COMPILE_C)
+	$(call SAY,$(CC))
+	$(Q)$(COMPILE_C)
 $(BUILD)/%.cu.o: %.cu
 	@mkdir -p $(@D)
-	$(COMPILE_CU)
+	$(call SAY,$(if $(filter 1,$(CUDA)),nvcc,$(CXX)))
+	$(Q)$(COMPILE_CU)
 
 $(BUILD)/test_%: LDLIBS += -lcmocka
 $(BUILD)/test_%: $(BUILD)/test/test_%.c.o $(OBJECTS)
-	$(LINK)
+	$(call SAY,link)
+	$(Q)$(LINK)
 $(BUILD)/test_%: $(BUILD)/test/test_%.cu.o $(OBJECTS)
-	$(LINK)
+	$(call SAY,link)
+	$(Q)$(LINK)
 
 clean:
 	rm -rf build train_llama
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+
+# What people type. Dependencies are installed before anything is built, so the building is a make of its own.
+PARALLEL := $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc))
+FORMATTED = $(wildcard $(foreach d,. src/* test bench tokenizer,$(addprefix $(d)/*.,c h cu cuh)))
+CLANG_FORMAT = $(firstword $(foreach f,clang-format-14 clang-format,$(shell command -v $(f) 2>/dev/null)))
+
+.PHONY: tests
+tests: $(BUILD)/train_llama $(TESTS)
+.SECONDARY: # keeps the tests' object files
+
+test:
+	@scripts/install_deps.sh --test
+	@$(MAKE) --no-print-directory $(PARALLEL) tests
+	@BUILD=$(BUILD) test/run_tests.sh $(TESTS)
+
+demo:
+	@scripts/install_deps.sh
+	@$(MAKE) --no-print-directory $(PARALLEL) train_llama
+	./train_llama --out out/demo
+	scripts/plot_run.py out/demo -o out/demo/loss.png
+
+# Only version 14 formats as .clang-format means it.
+FORMAT_14 = $(if $(CLANG_FORMAT),$(shell $(CLANG_FORMAT) --version | grep -o 'version 14'))
+format:
+	@$(if $(FORMAT_14),,echo "make format: clang-format 14 is not here; nothing was formatted."; exit 1;) \
+	  $(CLANG_FORMAT) -i $(FORMATTED)
+format-check:
+	@$(if $(FORMAT_14),$(CLANG_FORMAT) --dry-run -Werror $(FORMATTED) && echo "format-check: all files are formatted.",\
+	  echo "SKIPPED format-check: clang-format 14 is not here.")

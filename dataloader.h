@@ -29,22 +29,27 @@ typedef struct StepBatch {
 
 typedef struct DataLoader DataLoader;
 
-/* Opens the files that `glob` names (sorted by name; several globs separated by commas): shards of versions
- * 1, 7 and 8, or .txt files, whose bytes are the tokens. V: the model's vocabulary; a token >= V is an
- * error that names file and offset. Needs at least B*T + 1 tokens in all, the sequences being consecutive
- * windows of T tokens (each target is the next token of the stream, so that windows overlap by one). */
-DataLoader *dataloader_open(const char *glob, int64_t B, int64_t T, int64_t V, Error *e);
+/* Opens the files that `globs` names: patterns of glob(7), separated by commas. They are token shards of
+ * versions 1, 7 and 8, or text (.txt, .md, .text), whose bytes are the tokens; sorted by name, a file that
+ * several patterns match once, and joined to one stream. Its windows of T tokens are the sequences: each
+ * target is the next token of the stream, so that window w needs the tokens w*T .. w*T + T. Rows and
+ * micro-batches of the steps (B rows of T tokens each) take consecutive windows.
+ * V: the model's vocabulary. NULL and an Error: no file, a damaged one, shards of different tokenizers or of
+ * a larger vocabulary, or less than one window (T + 1 tokens). */
+DataLoader *dataloader_open(const char *globs, int64_t B, int64_t T, int64_t V, Error *e);
 void dataloader_close(DataLoader *d);
 
 /* A loader over memory (the built-in demo, tests): n byte tokens, copied. `name` is for messages. */
 DataLoader *dataloader_from_bytes(const char *name, const uint8_t *bytes, int64_t n, int64_t B, int64_t T,
                                   int64_t V, Error *e);
 
-/* Keeps only the part [from, to) of the stream, as fractions of its tokens: to hold out validation text. */
+/* Keeps only the part [from, to) of the stream, as fractions of its tokens, and rewinds: to hold out
+ * validation text. 0 <= from < to <= 1. An error, and nothing changed, when T + 1 tokens do not remain. */
 bool dataloader_restrict(DataLoader *d, double from, double to, Error *e);
 
-/* Fills the arrays for the next step and counts its valid targets; starts over at the end of the data
- * (a last incomplete window is not used). */
+/* Fills the arrays for the next step (its B and T as at opening) and counts its valid targets; starts over
+ * at the end of the data, also within a step (a last incomplete window is not used). A token >= V is an
+ * error that names the file and the token's place in it; the loader then stays where it was. */
 bool dataloader_next(DataLoader *d, StepBatch *step, Error *e);
 /* Back to the first window: evaluation reads the same batches every time. */
 void dataloader_rewind(DataLoader *d);
@@ -52,6 +57,8 @@ void dataloader_rewind(DataLoader *d);
 int64_t dataloader_tokens(const DataLoader *d);  /* tokens in the stream (after dataloader_restrict) */
 int64_t dataloader_windows(const DataLoader *d); /* windows of T tokens in one pass over it */
 int64_t dataloader_files(const DataLoader *d);
+/* True when every file is text whose bytes are the tokens. */
+bool dataloader_bytes(const DataLoader *d);
 
 #ifdef __cplusplus
 }

@@ -26,8 +26,8 @@ static const int64_t MAX_CONTEXT = INT64_C(1) << 40;
 
 static bool in_range(const char *key, int64_t value, int64_t max, Error *e) {
   if (value >= 1 && value <= max) return true;
-  return error_usage(e, "%s is %" PRId64 ", expected 1 to %" PRId64 ". Correct the model's config.json", key, value,
-                     max);
+  return error_usage(e, "%s is %" PRId64 ", expected 1 to %" PRId64 ". Correct the model's config.json", key,
+                     value, max);
 }
 
 static bool positive(const char *key, double value, Error *e) {
@@ -43,17 +43,18 @@ static bool check_rope(const Rope *r, Error *e) {
     return error_usage(e, "the rope scaling's factor is %g, expected 1 or more: new over old context length",
                        r->factor);
   if (r->original_T < 0 || r->original_T > MAX_CONTEXT)
-    return error_usage(e, "original_max_position_embeddings is %" PRId64 ", expected 1 to %" PRId64, r->original_T,
-                       MAX_CONTEXT);
-  if (r->scaling == ROPE_LLAMA3 && !(r->low_freq_factor > 0 && r->high_freq_factor > r->low_freq_factor &&
-                                     isfinite(r->high_freq_factor)))
-    return error_usage(e,
-                       "low_freq_factor is %g and high_freq_factor %g, expected 0 < low < high; Llama 3.1 uses 1 and 4",
-                       r->low_freq_factor, r->high_freq_factor);
+    return error_usage(e, "original_max_position_embeddings is %" PRId64 ", expected 1 to %" PRId64,
+                       r->original_T, MAX_CONTEXT);
+  if (r->scaling == ROPE_LLAMA3 &&
+      !(r->low_freq_factor > 0 && r->high_freq_factor > r->low_freq_factor && isfinite(r->high_freq_factor)))
+    return error_usage(
+        e, "low_freq_factor is %g and high_freq_factor %g, expected 0 < low < high; Llama 3.1 uses 1 and 4",
+        r->low_freq_factor, r->high_freq_factor);
   if (r->scaling != ROPE_YARN) return true;
   if (!(r->beta_slow > 0 && r->beta_fast > r->beta_slow && isfinite(r->beta_fast)))
-    return error_usage(e, "beta_slow is %g and beta_fast %g, expected 0 < slow < fast; YaRN's paper uses 1 and 32",
-                       r->beta_slow, r->beta_fast);
+    return error_usage(
+        e, "beta_slow is %g and beta_fast %g, expected 0 < slow < fast; YaRN's paper uses 1 and 32",
+        r->beta_slow, r->beta_fast);
   if (!(r->attention_factor >= 0 && isfinite(r->attention_factor)))
     return error_usage(e, "attention_factor is %g, expected a number above 0, or none", r->attention_factor);
   if (!(r->mscale >= 0 && isfinite(r->mscale) && r->mscale_all_dim >= 0 && isfinite(r->mscale_all_dim)))
@@ -64,7 +65,8 @@ static bool check_rope(const Rope *r, Error *e) {
 
 static bool check_token(const char *key, int64_t id, int64_t V, Error *e) {
   if (id >= -1 && id < V) return true;
-  return error_usage(e, "%s is %" PRId64 ", expected a token below vocab_size = %" PRId64 ", or null", key, id, V);
+  return error_usage(e, "%s is %" PRId64 ", expected a token below vocab_size = %" PRId64 ", or null", key,
+                     id, V);
 }
 
 bool config_check(const Config *c, Error *e) {
@@ -93,12 +95,14 @@ bool config_check(const Config *c, Error *e) {
   if (!positive("rms_norm_eps", c->norm_eps, e)) return false;
   if (!(c->init_std >= 0 && c->init_std <= 1))
     return error_usage(e, "initializer_range is %g, expected 0 to 1; most models use 0.02", c->init_std);
-  if (!check_token("bos_token_id", c->bos, c->V, e) || !check_token("eos_token_id", c->eos, c->V, e)) return false;
+  if (!check_token("bos_token_id", c->bos, c->V, e) || !check_token("eos_token_id", c->eos, c->V, e))
+    return false;
   CHECK(c->layers, "a config without layers");
   for (int64_t i = 0; i < c->L; i++)
     if (c->layers[i].window < 0 || c->layers[i].window > MAX_CONTEXT)
-      return error_usage(e, "sliding_window is %" PRId64 " in layer %" PRId64 ", expected 1 to %" PRId64 ", or null",
-                         c->layers[i].window, i, MAX_CONTEXT);
+      return error_usage(
+          e, "sliding_window is %" PRId64 " in layer %" PRId64 ", expected 1 to %" PRId64 ", or null",
+          c->layers[i].window, i, MAX_CONTEXT);
   return check_rope(&c->rope, e);
 }
 
@@ -106,9 +110,9 @@ bool config_check(const Config *c, Error *e) {
 
 int64_t config_parameters(const Config *c) {
   int64_t q = c->NH * c->HS, kv = c->NKV * c->HS;
-  int64_t layer = 2 * c->C;                      /* norms */
-  layer += c->C * (q + 2 * kv) + q * c->C;       /* q, k, v, o */
-  layer += 3 * c->C * c->FF;                     /* gate, up, down */
+  int64_t layer = 2 * c->C;                /* norms */
+  layer += c->C * (q + 2 * kv) + q * c->C; /* q, k, v, o */
+  layer += 3 * c->C * c->FF;               /* gate, up, down */
   if (c->qkv_bias) layer += q + 2 * kv;
   if (c->o_bias) layer += c->C;
   if (c->mlp_bias) layer += 2 * c->FF + c->C;
@@ -122,10 +126,14 @@ int64_t config_parameters(const Config *c) {
  * fastest pair by 0.06 rad. Hence fp32 with the roundings of Hugging Face's tensors, step by step. */
 
 /* Not inlined: the compiler would fuse the product with an addition and so skip its rounding. */
-__attribute__((noinline)) static float product(float a, float b) { return a * b; }
+__attribute__((noinline)) static float product(float a, float b) {
+  return a * b;
+}
 
 /* a (1 - t) + b t */
-static float mix(float a, float b, float t) { return product(a, 1.0f - t) + product(b, t); }
+static float mix(float a, float b, float t) {
+  return product(a, 1.0f - t) + product(b, t);
+}
 
 /* theta^(2i / HS): the reciprocal of pair i's frequency. */
 static float period(const Rope *r, int64_t HS, int64_t i) {
@@ -173,7 +181,9 @@ static float yarn_frequency(const Rope *r, YarnRamp ramp, int64_t i, float pair_
   return mix(1.0f / product((float)r->factor, pair_period), 1.0f / pair_period, keep);
 }
 
-static double yarn_mscale(double factor, double mscale) { return factor <= 1 ? 1 : 0.1 * mscale * log(factor) + 1; }
+static double yarn_mscale(double factor, double mscale) {
+  return factor <= 1 ? 1 : 0.1 * mscale * log(factor) + 1;
+}
 
 static double yarn_attention_scale(const Rope *r) {
   if (r->attention_factor > 0) return r->attention_factor;

@@ -1,7 +1,6 @@
 #include "llama/params.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 /* Tensors begin on 256-byte boundaries in fp32, 128 in bf16. */
@@ -108,4 +107,26 @@ const char *params_hf_name(char buf[128], const HfSlice *s, int64_t unit) {
   else
     snprintf(buf, 128, "%s", s->name);
   return buf;
+}
+
+static void print_specs(FILE *f, const ParamSpec *specs, int count, int64_t times) {
+  static const char *const inits[] = {"normal", "ones", "zeros"};
+  for (int i = 0; i < count; i++) {
+    const ParamSpec *p = &specs[i];
+    if (!p->rows) continue;
+    char shape[64], many[32] = "";
+    if (p->dims == 2)
+      snprintf(shape, sizeof shape, "[%lld, %lld]", (long long)p->rows, (long long)p->cols);
+    else
+      snprintf(shape, sizeof shape, "[%lld]", (long long)p->rows);
+    if (times > 1) snprintf(many, sizeof many, "%lld x ", (long long)times);
+    fprintf(f, "#   %-14s %7s%-18s %-6s %s\n", p->name, many, shape, inits[p->init],
+            p->decay ? "weight decay" : "no decay");
+  }
+}
+
+void params_print(FILE *f, const ParamTable *t) {
+  print_specs(f, t->embedding, P_EMBEDDING_COUNT, 1);
+  print_specs(f, t->layer, P_LAYER_COUNT, t->L);
+  print_specs(f, t->final, P_FINAL_COUNT, 1);
 }

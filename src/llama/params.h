@@ -7,6 +7,8 @@
 #ifndef PARAMS_H
 #define PARAMS_H
 
+#include <stdio.h>
+
 #include "llama/config.h"
 
 #ifdef __cplusplus
@@ -83,6 +85,9 @@ int64_t params_unit_elements(const ParamTable *t, int64_t unit);
 
 /* Identifies a tensor for the random numbers that belong to it. */
 int64_t params_id(int64_t unit, int index);
+
+/* The table for people: a line a tensor, with its shape and what becomes of it. */
+void params_print(FILE *f, const ParamTable *t);
 
 /* The Hugging Face name of a slice. Returns buf. */
 const char *params_hf_name(char buf[128], const HfSlice *s, int64_t unit);

@@ -10,7 +10,7 @@ extern "C" {
 
 /* What is the same for all tensors of an update. */
 typedef struct AdamW {
-  float lr, beta1, beta2, eps, weight_decay;
+  double lr, beta1, beta2, eps, weight_decay;
   int64_t step;     /* 1 for the first update: bias correction, and key of the random rounding */
   float grad_scale; /* factor of every gradient: the clipping coefficient, 1 without clipping */
   uint64_t seed;    /* key of the random rounding */
@@ -34,7 +34,8 @@ typedef struct AdamWTensor {
  * rounding would freeze v when gradients fall. */
 void adamw_update(Device *dev, const AdamWTensor *t, const AdamW *a);
 
-/* Sum of the squares of x [n], in double, the same for any number of threads; not finite when an x is not. */
+/* Sum of the squares of x [n], in double, the same for any number of threads; not finite when an x is not.
+ * Scratch: dev->workspace. */
 double sum_of_squares(Device *dev, const float *x, int64_t n);
 
 #ifdef __cplusplus

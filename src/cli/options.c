@@ -1,0 +1,114 @@
+#include "cli/options.h"
+
+#include <string.h>
+
+#include "cli/flags.h" /* flags_given */
+
+/* Of an optimizer step: far beyond use, and byte counts still fit in 64 bits. */
+static const long long max_step_tokens = 1LL << 40;
+
+static bool check_model_and_data(const Options *o, Error *e) {
+  bool demo = strcmp(o->model, "demo") == 0;
+  bool trains = !o->plan && !o->eval_only;
+  if (!demo && trains && !o->train)
+    return error_usage(
+        e,
+        "--train: found none, expected token shards or .txt files for the model \"%s\": only the\n"
+        "demo preset has text of its own. Give --train GLOB.",
+        o->model);
+  if (!demo && o->eval_only && !o->plan && !o->val)
+    return error_usage(
+        e,
+        "--eval-only: found no --val, expected token shards or .txt files for the model \"%s\":\n"
+        "only the demo preset has text of its own. Give --val GLOB.",
+        o->model);
+  int64_t rows, tokens;
+  if (__builtin_mul_overflow(o->batch, o->seq_len, &rows) ||
+      __builtin_mul_overflow(rows, o->grad_accum, &tokens) || tokens > max_step_tokens)
+    return error_usage(
+        e,
+        "--seq-len, --batch, --grad-accum: found %lld, %lld and %lld, expected a product of at most\n"
+        "%lld tokens an optimizer step. Lower one of them.",
+        (long long)o->seq_len, (long long)o->batch, (long long)o->grad_accum, max_step_tokens);
+  if (o->rope_theta != 0 && o->rope_theta <= 1)
+    return error_usage(e, "--rope-theta: found %g, expected a base above 1, or 0 for the model's own.",
+                       o->rope_theta);
+  if (o->rope_factor != 0 && o->rope_factor < 1)
+    return error_usage(
+        e,
+        "--rope-factor: found %g, expected at least 1, or 0 for the model's own: the factor is\n"
+        "the new context length / the old one.",
+        o->rope_factor);
+  if (o->rope_factor != 0 && o->rope_scaling == ROPE_NONE)
+    return error_usage(e,
+                       "--rope-factor: found %g together with --rope-scaling none, which has no factor.\n"
+                       "Choose a scaling (linear, llama3, yarn), or leave --rope-factor out.",
+                       o->rope_factor);
+  return true;
+}
+
+static bool check_training(const Options *o, Error *e) {
+  if (o->min_lr > o->lr)
+    return error_usage(e,
+                       "--min-lr: found %g, expected at most --lr, which is %g.\n"
+                       "Lower --min-lr or raise --lr.",
+                       o->min_lr, o->lr);
+  if (o->warmup > o->steps)
+    return error_usage(e,
+                       "--warmup: found %lld steps, expected at most --steps, which is %lld.\n"
+                       "Lower --warmup or raise --steps.",
+                       (long long)o->warmup, (long long)o->steps);
+  if (o->stop_after > o->steps)
+    return error_usage(e,
+                       "--stop-after: found %lld, expected at most --steps, which is %lld.\n"
+                       "Raise --steps, the whole schedule, or leave --stop-after out.",
+                       (long long)o->stop_after, (long long)o->steps);
+  if (o->master && o->dtype == DT_FP32)
+    return error_usage(e, "--master: found fp32 with --dtype fp32, whose parameters are fp32 already.\n"
+                          "Leave --master out, or choose --dtype bf16.");
+  if (o->moments == DT_BF16 && o->dtype == DT_FP32)
+    return error_usage(e,
+                       "--moments: found bf16 with --dtype fp32, expected fp32 moments for fp32 parameters.\n"
+                       "Leave --moments out, or choose --dtype bf16.");
+  return true;
+}
+
+static bool check_memory(const Options *o, Error *e) {
+  static const char *const needs_layer =
+      "expected --recompute layer: the other modes keep every layer's input and attention anyway.\n"
+      "Choose --recompute layer, or leave the flag out.";
+  if (o->checkpoint_every > 1 && o->recompute != RECOMPUTE_LAYER)
+    return error_usage(e, "--checkpoint-every: found %lld with --recompute none or mlp, %s",
+                       (long long)o->checkpoint_every, needs_layer);
+  if (o->keep_attention != 0 && o->recompute != RECOMPUTE_LAYER)
+    return error_usage(e, "--keep-attention: found it with --recompute none or mlp, %s", needs_layer);
+  if (o->json && !o->plan)
+    return error_usage(e, "--json: found no --plan, the only thing that is printed as JSON.\n"
+                          "Add --plan, or leave --json out.");
+  return true;
+}
+
+static bool check_running(const Options *o, Error *e) {
+  if (o->save_every > 0 && !o->out)
+    return error_usage(e, "--save-every: found no --out, expected a folder to save in.\nGive --out DIR.");
+  if (o->dump_grads && o->eval_only)
+    return error_usage(e, "--dump-grads: found it with --eval-only, which computes no gradients.\n"
+                          "Leave one of the two out.");
+  if (o->dump_grads && o->out)
+    return error_usage(e,
+                       "--dump-grads: found it with --out %s; it stops after the first step's gradients and "
+                       "makes no run folder.\nLeave one of the two out.",
+                       o->out);
+  static const char *const of_training[] = {"steps", "stop-after", "save-every"};
+  for (size_t i = 0; o->eval_only && i < sizeof of_training / sizeof of_training[0]; i++)
+    if (flags_given(o, of_training[i]))
+      return error_usage(e,
+                         "--eval-only: found it with --%s; an evaluation takes no step.\n"
+                         "Leave --%s out (--eval-batches says how much is evaluated).",
+                         of_training[i], of_training[i]);
+  return true;
+}
+
+bool options_check(const Options *o, Error *e) {
+  return check_model_and_data(o, e) && check_training(o, e) && check_memory(o, e) && check_running(o, e);
+}

@@ -1,0 +1,82 @@
+/* What the command line asks for: one field a flag. Names, types, defaults, ranges and help are the flag
+ * table's (flags.c); nothing else states them. */
+#ifndef OPTIONS_H
+#define OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/dtype.h"
+#include "base/error.h"
+#include "llama/config.h"   /* RopeScaling */
+#include "llama/schedule.h" /* Recompute, CHUNK_AUTO, KEEP_ALL */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { OPTION_FLAGS = 64 }; /* room for the flags of the table */
+/* Of rope_scaling: as config.json says. The other values are those of RopeScaling. */
+enum { OPTION_ROPE_OF_MODEL = ROPE_YARN + 1 };
+
+/* Strings are NULL when they were not given; they point into argv or into the flag table. */
+typedef struct Options {
+  /* Model and data */
+  const char *model;  /* Hugging Face folder, or the name of a preset */
+  double rope_theta;  /* base of the rotary frequencies; 0 = as the model says */
+  int rope_scaling;   /* a RopeScaling, or OPTION_ROPE_OF_MODEL */
+  double rope_factor; /* context extension factor; 0 = as the model says */
+  const char *train;  /* globs of the training data; NULL = the built-in demo text */
+  const char *val;    /* globs of the validation data */
+  int64_t seq_len;    /* T, tokens a sequence */
+  int64_t batch;      /* B, sequences a micro-batch */
+  int64_t grad_accum; /* micro-batches an optimizer step */
+
+  /* Training */
+  int64_t steps;      /* the schedule's horizon, in optimizer steps */
+  int64_t stop_after; /* this run stops after this step; 0 = after `steps` */
+  int64_t seed;       /* of initialisation, demo text, sampling and stochastic rounding */
+  double lr;          /* highest learning rate */
+  double min_lr;      /* learning rate at the end of the schedule */
+  int64_t warmup;     /* steps over which the learning rate rises from 0 */
+  int schedule;       /* an LrKind */
+  double weight_decay;
+  double beta1, beta2, eps; /* of AdamW */
+  double clip;              /* largest global norm of the gradients; 0 = no clipping */
+  int dtype;                /* DT_FP32 or DT_BF16: parameters and activations */
+  int master;               /* 1: bf16 parameters have an fp32 copy that the optimizer updates; 0: none */
+  int moments;              /* DT_FP32 or DT_BF16: AdamW's moments */
+
+  /* Memory */
+  int64_t mlp_chunk;        /* rows of a mini-sequence of the MLP; 0 = whole, or CHUNK_AUTO */
+  int64_t head_chunk;       /* rows of a mini-sequence of the LM head; 0 = whole, or CHUNK_AUTO */
+  int recompute;            /* a Recompute */
+  int64_t keep_attention;   /* layers whose attention output is kept; KEEP_ALL */
+  int64_t checkpoint_every; /* layers a kept layer input */
+  bool plan;                /* print the memory plan, do not run */
+  bool json;                /* print it as JSON */
+
+  /* Running */
+  const char *device;     /* "auto", "cpu" or "cuda" */
+  int64_t threads;        /* CPU threads; 0 = all */
+  const char *out;        /* run folder; NULL = nothing is written */
+  int64_t save_every;     /* steps between saved models; 0 = only at the end */
+  int64_t eval_every;     /* steps between evaluations; 0 = only before the first step and at the end */
+  int64_t eval_batches;   /* micro-batches an evaluation */
+  bool eval_only;         /* evaluate, do not train */
+  int64_t sample_every;   /* steps between samples; 0 = never */
+  const char *dump_grads; /* file for the first step's gradients */
+  const char *help;       /* NULL = not asked for, "" = all flags, else the flag to explain */
+  bool version;
+
+  bool given[OPTION_FLAGS]; /* by row of the flag table: given on the command line; see flags_given */
+} Options;
+
+/* Refuses flags that do not go together (ranges of single flags are the parser's). Looks at nothing but the
+ * options. Call it after the defaults that depend on the model are filled in. */
+bool options_check(const Options *o, Error *e);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

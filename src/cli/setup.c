@@ -1,0 +1,131 @@
+#include "cli/setup.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "cli/flags.h"
+#include "io/demo_text.h"
+#include "io/hf_config.h"
+
+enum { DEMO_TRAIN_BYTES = 4 << 20, DEMO_VAL_BYTES = 256 << 10 };
+
+void setup_demo_defaults(Options *o) {
+  if (strcmp(o->model, "demo") != 0) return;
+  if (!flags_given(o, "lr")) o->lr = 3e-3;
+  if (!flags_given(o, "min-lr")) o->min_lr = fmin(3e-4, o->lr);
+  if (!flags_given(o, "warmup")) o->warmup = o->steps < 40 ? o->steps / 2 : 20;
+  if (!flags_given(o, "eval-every")) o->eval_every = 100;
+}
+
+bool setup_is_folder(const Options *o) {
+  struct stat s;
+  return stat(o->model, &s) == 0 && S_ISDIR(s.st_mode);
+}
+
+static bool unknown_model(const Options *o, Error *e) {
+  char names[1024] = "";
+  for (int i = 0; config_preset_name(i); i++) {
+    size_t at = strlen(names);
+    snprintf(names + at, sizeof names - at, "%s%s", i ? ", " : "", config_preset_name(i));
+  }
+  return error_usage(e,
+                     "--model %s: found neither a folder nor a preset of that name.\nGive a Hugging Face "
+                     "folder, or one of: %s.",
+                     o->model, names);
+}
+
+/* Context extension by flag: what the flags say replaces what the model says. */
+static void apply_rope_flags(Config *c, const Options *o) {
+  Rope *r = &c->rope;
+  if (o->rope_theta != 0) r->theta = o->rope_theta;
+  bool new_kind = o->rope_scaling != OPTION_ROPE_OF_MODEL && o->rope_scaling != (int)r->scaling;
+  if (new_kind) {
+    int64_t original = r->original_T ? r->original_T : c->max_T;
+    *r = (Rope){.theta = r->theta,
+                .scaling = (RopeScaling)o->rope_scaling,
+                .factor = fmax(1, (double)o->seq_len / (double)original),
+                .low_freq_factor = 1,
+                .high_freq_factor = 4,
+                .original_T = original,
+                .beta_fast = 32,
+                .beta_slow = 1,
+                .truncate = true};
+  }
+  if (o->rope_factor != 0) r->factor = o->rope_factor;
+  if (r->scaling == ROPE_NONE || (!new_kind && o->rope_factor == 0)) return;
+  double reach = (double)(r->original_T ? r->original_T : c->max_T) * r->factor;
+  if (reach > (double)c->max_T) c->max_T = (int64_t)llround(reach);
+}
+
+bool setup_config(Config *c, const Options *o, Error *e) {
+  *c = (Config){0};
+  if (setup_is_folder(o)) {
+    if (!hf_config_read(c, o->model, e)) return false;
+  } else if (!config_preset(c, o->model)) {
+    return unknown_model(o, e);
+  }
+  apply_rope_flags(c, o);
+  if (!config_check(c, e)) return false;
+  if (o->seq_len > c->max_T)
+    fprintf(
+        stderr,
+        "# warning: --seq-len %lld is beyond the model's max_position_embeddings, %lld; see --rope-theta and "
+        "--rope-scaling\n",
+        (long long)o->seq_len, (long long)c->max_T);
+  return true;
+}
+
+RunShape setup_shape(const Options *o) {
+  return (RunShape){
+      .A = o->grad_accum,
+      .B = o->batch,
+      .T = o->seq_len,
+      .dtype = (DType)o->dtype,
+      .master = o->master,
+      .moments = (DType)o->moments,
+      .recompute = (Recompute)o->recompute,
+      .keep_attention = o->keep_attention,
+      .checkpoint_every = o->checkpoint_every,
+      .mlp_chunk = o->mlp_chunk,
+      .head_chunk = o->head_chunk,
+      .training = !o->eval_only,
+  };
+}
+
+static DataLoader *open_demo(const char *name, uint64_t seed, int64_t bytes, const Options *o,
+                             const Config *c, Error *e) {
+  char *text = demo_text(seed, bytes);
+  DataLoader *d = dataloader_from_bytes(name, (const uint8_t *)text, bytes, o->batch, o->seq_len, c->V, e);
+  free(text);
+  return d;
+}
+
+static bool open_split(DataLoader **train, DataLoader **val, const Options *o, const Config *c, Error *e) {
+  const double held_out = 0.05;
+  *val = dataloader_open(o->train, o->batch, o->seq_len, c->V, e);
+  if (!*val || !dataloader_restrict(*val, 1 - held_out, 1, e))
+    return error_prefix(e, "no --val, so the last twentieth of --train was to be held out: ");
+  fprintf(stderr, "# no --val: the last twentieth of %s is held out for validation\n", o->train);
+  return dataloader_restrict(*train, 0, 1 - held_out, e);
+}
+
+bool setup_data(DataLoader **train, DataLoader **val, const Options *o, const Config *c, Error *e) {
+  *train = *val = NULL;
+  bool demo_text_wanted = !o->train && strcmp(o->model, "demo") == 0;
+  uint64_t seed = (uint64_t)o->seed;
+  if (o->train)
+    *train = dataloader_open(o->train, o->batch, o->seq_len, c->V, e);
+  else if (demo_text_wanted && !o->eval_only)
+    *train = open_demo("demo text", seed, DEMO_TRAIN_BYTES, o, c, e);
+  if (!*train && !o->eval_only) return false;
+
+  if (o->val)
+    *val = dataloader_open(o->val, o->batch, o->seq_len, c->V, e);
+  else if (demo_text_wanted)
+    *val = open_demo("demo validation text", seed + 1, DEMO_VAL_BYTES, o, c, e);
+  else if (*train && dataloader_bytes(*train) && !o->dump_grads)
+    return open_split(train, val, o, c, e);
+  return *val || !(o->val || demo_text_wanted);
+}

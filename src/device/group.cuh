@@ -1,0 +1,274 @@
+/* Row and element kernels are written once, against a group of workers: a CUDA block, or one CPU lane.
+ *
+ * A group visits the elements of vectors in device memory. `f` gets each element as a float; what f leaves
+ * in an element that came through a non-const pointer is stored back, so
+ *
+ *   g.each(n, [=](float &y, float x, float w) { y = x * r * w; }, y, x, w);
+ *
+ * computes y [n] from x [n] and w [n] (the load of y is dead and the compiler drops it). Vectors may be the
+ * same memory, but may not overlap at an offset.
+ *
+ * Element i always belongs to the same worker, whatever the pointers are. Two visits of the same elements
+ * therefore need no barrier between them; where one worker reads what another wrote there has to be a
+ * sync(), or a sum() or max(), which are barriers too. */
+#ifndef GROUP_CUH
+#define GROUP_CUH
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "base/dtype.h"
+#include "base/error.h"
+
+#ifdef __CUDACC__
+#define HD __host__ __device__ __forceinline__
+#else
+#define HD inline __attribute__((always_inline))
+#endif
+
+/* ---- storage types: float, and bf16 (the upper half of a float) ---- */
+
+struct bf16 {
+  uint16_t bits;
+};
+
+HD uint32_t float_bits(float x) {
+  uint32_t u;
+  memcpy(&u, &x, sizeof u);
+  return u;
+}
+HD float float_from_bits(uint32_t u) {
+  float x;
+  memcpy(&x, &u, sizeof x);
+  return x;
+}
+
+HD float value(float x) {
+  return x;
+}
+HD float value(bf16 x) {
+  return float_from_bits((uint32_t)x.bits << 16);
+}
+
+/* Rounds to nearest, ties to even; a NaN stays one. */
+HD void store(float *p, float x) {
+  *p = x;
+}
+HD void store(bf16 *p, float x) {
+  uint32_t u = float_bits(x);
+  uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);
+  p->bits = (uint16_t)((x != x ? u | 0x400000u : rounded) >> 16);
+}
+HD void store(const float *, float) {} /* an input: there is nothing to store */
+HD void store(const bf16 *, float) {}
+
+/* Runs the statement with T standing for the storage type of dt. */
+#define DISPATCH(dt, T, ...)                                                                                 \
+  do {                                                                                                       \
+    if ((dt) == DT_FP32) {                                                                                   \
+      typedef float T;                                                                                       \
+      __VA_ARGS__;                                                                                           \
+    } else {                                                                                                 \
+      CHECK((dt) == DT_BF16, "operations work on fp32 and bf16, not on %s", dtype_name(dt));                 \
+      typedef bf16 T;                                                                                        \
+      __VA_ARGS__;                                                                                           \
+    }                                                                                                        \
+  } while (0)
+
+/* ---- elementary functions that loops can vectorise ---- */
+
+/* e^x for x <= 88, to 1.5e-7 relative; exactly 0 below -88; NaN stays NaN. Cephes' polynomial on the
+ * remainder of x / ln 2, whose quotient becomes the exponent bits. There is one clamp only, and it is
+ * written so that it passes NaN: a second one keeps gcc from vectorising. */
+HD float fast_exp(float x) {
+#ifdef __CUDA_ARCH__
+  return expf(x);
+#else
+  x = x < -88.f ? -88.f : x;
+  float shifted = x * 1.44269504f + 12582912.f; /* 1.5 * 2^23: the quotient, rounded, in the low bits */
+  float n = shifted - 12582912.f;
+  float r = x - n * 0.693359375f + n * 2.12194440e-4f; /* ln 2 in two parts */
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.f;
+  return p * float_from_bits((float_bits(shifted) << 23) + 0x3f800000u);
+#endif
+}
+
+/* 1 / (1 + e^-x), without overflow at either end. */
+HD float sigmoid(float x) {
+  float e = fast_exp(-fabsf(x));
+  return (x < 0.f ? e : 1.f) / (1.f + e);
+}
+
+/* sin x and cos x to 1e-7, for arguments as large as the angles of a long sequence: x is reduced in double
+ * with pi/2 in two parts and without rounding in between, exact to far beyond 2^31. Cephes' polynomials. */
+HD void fast_sincos(float x, float *sin_x, float *cos_x) {
+#ifdef __CUDA_ARCH__
+  sincosf(x, sin_x, cos_x);
+#else
+  double shifted = x * 0.63661977236758134308 + 6755399441055744.0; /* 1.5 * 2^52 */
+  double n = shifted - 6755399441055744.0;
+  uint64_t quadrant;
+  memcpy(&quadrant, &shifted, sizeof quadrant);
+  float r = (float)fma(n, -6.12323399573676603587e-17, fma(n, -1.57079632679489655800, (double)x));
+  float z = r * r;
+  float s = ((-1.9515295891e-4f * z + 8.3321608736e-3f) * z - 1.6666654611e-1f) * z * r + r;
+  float c = ((2.443315711809948e-5f * z - 1.388731625493765e-3f) * z + 4.166664568298827e-2f) * z * z -
+            0.5f * z + 1.f;
+  uint32_t q = (uint32_t)quadrant;
+  float a = q & 1u ? c : s, b = q & 1u ? s : c;
+  *sin_x = q & 2u ? -a : a;
+  *cos_x = (q + 1u) & 2u ? -b : b;
+#endif
+}
+
+/* ---- the groups ---- */
+
+constexpr int64_t GROUP_SCRATCH = 512; /* floats of memory that the workers of a group share */
+
+/* One element of a visited vector, on its way through f. */
+template <class P> struct Element {
+  P *at;
+  float x;
+};
+
+template <class F, class... E> HD void visit(F f, int64_t i, E... e) {
+  f(i, e.x...);
+  (store(e.at, e.x), ...);
+}
+
+/* The CPU's group: a single worker, whose loops are vectorised. */
+struct Lane {
+  float *scratch; /* [GROUP_SCRATCH] */
+
+  /* f(i, element i of each vector) for i < n. */
+  template <class F, class... P> HD void each_at(int64_t n, F f, P *...p) const {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) visit(f, i, Element<P>{p + i, value(p[i])}...);
+  }
+
+  /* f(element i of each vector) for i < n. */
+  template <class F, class... P> HD void each(int64_t n, F f, P *...p) const {
+    each_at(
+        n, [=](int64_t, auto &...x) { f(x...); }, p...);
+  }
+
+  /* Sum of f(...), in the type that f returns; long vectors in pieces, so that rounding errors stay small. */
+  template <class F, class... P> HD auto sum(int64_t n, F f, const P *...p) const {
+    double total = 0;
+    decltype(f(value(*p)...)) s = 0;
+    for (int64_t begin = 0; begin < n; begin += 1024) {
+      int64_t end = n - begin < 1024 ? n : begin + 1024;
+      s = 0;
+#pragma omp simd reduction(+ : s)
+      for (int64_t i = begin; i < end; i++) s += f(value(p[i])...);
+      total += s;
+    }
+    s = (decltype(s))total;
+    return s;
+  }
+
+  /* Largest element that is not NaN; -inf when there is none. */
+  template <class P> HD float max(int64_t n, const P *p) const {
+    float m = -INFINITY;
+#pragma omp simd reduction(max : m)
+    for (int64_t i = 0; i < n; i++) m = value(p[i]) > m ? value(p[i]) : m;
+    return m;
+  }
+
+  /* True for one worker of the group. */
+  HD bool first() const {
+    return true;
+  }
+  HD void sync() const {}
+};
+
+#ifdef __CUDACC__
+
+/* Eight consecutive elements of a visited vector. */
+template <class P> struct Pack {
+  P *at;
+  float x[8];
+};
+
+/* Moves eight elements in accesses of 16 bytes; at is a multiple of 16. */
+template <class T> __device__ __forceinline__ void load8(float *x, const T *at) {
+  alignas(16) T v[8];
+  for (size_t w = 0; w < sizeof v / 16; w++) ((uint4 *)v)[w] = ((const uint4 *)at)[w];
+  for (int j = 0; j < 8; j++) x[j] = value(v[j]);
+}
+template <class T> __device__ __forceinline__ void store8(T *at, const float *x) {
+  alignas(16) T v[8];
+  for (int j = 0; j < 8; j++) store(&v[j], x[j]);
+  for (size_t w = 0; w < sizeof v / 16; w++) ((uint4 *)at)[w] = ((const uint4 *)v)[w];
+}
+template <class T> __device__ __forceinline__ void store8(const T *, const float *) {}
+
+/* f on the first count (of 8) elements; wide: all eight are there, and at multiples of 16 bytes. */
+template <class F, class... E>
+__device__ __forceinline__ void visit8(F f, int64_t i, int count, bool wide, E... e) {
+  if (wide) {
+    (load8(e.x, e.at), ...);
+#pragma unroll
+    for (int j = 0; j < 8; j++) f(i + j, e.x[j]...);
+    (store8(e.at, e.x), ...);
+  } else {
+    for (int j = 0; j < count; j++) {
+      ((e.x[0] = value(e.at[j])), ...);
+      f(i + j, e.x[0]...);
+      (store(e.at + j, e.x[0]), ...);
+    }
+  }
+}
+
+/* A CUDA block: its threads take eight elements in turn. */
+struct Block {
+  float *scratch;  /* [GROUP_SCRATCH], shared memory */
+  double *partial; /* [32], shared memory: one value a warp */
+
+  template <class F, class... P> __device__ __forceinline__ void each_at(int64_t n, F f, P *...p) const {
+    bool aligned = (((uintptr_t)p | ...) & 15) == 0;
+    for (int64_t i = threadIdx.x * 8; i < n; i += blockDim.x * 8) {
+      int count = n - i < 8 ? (int)(n - i) : 8;
+      visit8(f, i, count, aligned && count == 8, Pack<P>{p + i}...);
+    }
+  }
+  template <class F, class... P> __device__ __forceinline__ void each(int64_t n, F f, P *...p) const {
+    each_at(
+        n, [=](int64_t, auto &...x) { f(x...); }, p...);
+  }
+  template <class F, class... P> __device__ __forceinline__ auto sum(int64_t n, F f, const P *...p) const {
+    decltype(f(value(*p)...)) s = 0;
+    each_at(
+        n, [&](int64_t, auto &...x) { s += f(x...); }, p...);
+    return all(s, [](auto a, auto b) { return a + b; });
+  }
+  template <class P> __device__ __forceinline__ float max(int64_t n, const P *p) const {
+    float m = -INFINITY;
+    each_at(
+        n, [&](int64_t, float x) { m = fmaxf(m, x); }, p);
+    return all(m, [](float a, float b) { return fmaxf(a, b); });
+  }
+  __device__ __forceinline__ bool first() const { return threadIdx.x == 0; }
+  __device__ __forceinline__ void sync() const { __syncthreads(); }
+
+  /* x of all threads, combined; every thread gets the result. */
+  template <class S, class Op> __device__ __forceinline__ S all(S x, Op combine) const {
+    for (int o = 16; o; o >>= 1) x = combine(x, __shfl_xor_sync(~0u, x, o));
+    __syncthreads(); /* the last reduction's results have been read */
+    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = (double)x;
+    __syncthreads();
+    x = (S)partial[0];
+    for (unsigned w = 1; w < blockDim.x / 32; w++) x = combine(x, (S)partial[w]);
+    return x;
+  }
+};
+
+#endif
+#endif

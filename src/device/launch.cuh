@@ -1,0 +1,118 @@
+/* Runs row functors on a device: on the CPU a lane a row, shared out over the threads; on CUDA a block a row.
+ *
+ * A row functor is a plain struct of what the operation needs, with
+ *
+ *   template <class G> HD void operator()(G g, int64_t row) const;
+ *
+ * A "row" is whatever is worth a group's while: a row of a matrix, or a block of elements of a vector. */
+#ifndef LAUNCH_CUH
+#define LAUNCH_CUH
+
+#include "device/device.h"  // defines: Device
+#include "device/group.cuh" // defines: Lane, Block, HD
+
+constexpr int64_t ELEMENTS_A_ROW = 4096;         /* of a vector that is handed out in blocks */
+constexpr int64_t COLUMN_SEGMENT_ROWS = 32;      /* rows whose column sums one group adds up */
+constexpr int64_t COLUMN_SEGMENTS = 64;          /* groups of column sums at a time, at most */
+constexpr int64_t REDUCTION_WORKSPACE = 8 << 20; /* bytes of dev->workspace that reductions use, at most */
+
+/* Rows of ELEMENTS_A_ROW that n elements make, and the elements in one of them. */
+static inline int64_t element_rows(int64_t n) {
+  return (n + ELEMENTS_A_ROW - 1) / ELEMENTS_A_ROW;
+}
+HD int64_t row_elements(int64_t n, int64_t row) {
+  int64_t left = n - row * ELEMENTS_A_ROW;
+  return left < ELEMENTS_A_ROW ? left : ELEMENTS_A_ROW;
+}
+
+#ifdef __CUDACC__
+template <class F> __global__ void row_kernel(F f, int64_t rows) {
+  __shared__ float scratch[GROUP_SCRATCH];
+  __shared__ double partial[32];
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    f(Block{scratch, partial}, row);
+    __syncthreads(); /* scratch is free again */
+  }
+}
+#endif
+
+/* f(group, row) for every row, in any order. */
+template <class F> static void launch_rows(Device *dev, int64_t rows, F f) {
+  if (rows <= 0) return;
+#ifdef __CUDACC__
+  if (dev->kind == DEVICE_CUDA) {
+    unsigned blocks = rows < 65535 ? (unsigned)rows : 65535;
+    row_kernel<<<blocks, 256, 0, (cudaStream_t)dev->stream>>>(f, rows);
+    cudaError_t status = cudaGetLastError();
+    CHECK(status == cudaSuccess, "kernel launch of %lld rows: %s", (long long)rows,
+          cudaGetErrorString(status));
+    return;
+  }
+#endif
+#pragma omp parallel for schedule(static) num_threads(dev->threads) if (rows > 1)
+  for (int64_t row = 0; row < rows; row++) {
+    alignas(64) float scratch[GROUP_SCRATCH];
+    f(Lane{scratch}, row);
+  }
+}
+
+/* One group's part of launch_column_sums. */
+template <class F> struct ColumnSegment {
+  F f;
+  int64_t rows, begin, width; /* rows of the matrix; first row of segment 0; sums of a segment */
+  float *partial;             /* [segments, width] */
+
+  template <class G> HD void operator()(G g, int64_t segment) const {
+    float *sums = partial + segment * width;
+    int64_t row = begin + segment * COLUMN_SEGMENT_ROWS;
+    int64_t end = row + COLUMN_SEGMENT_ROWS < rows ? row + COLUMN_SEGMENT_ROWS : rows;
+    g.each(
+        width, [](float &sum) { sum = 0.f; }, sums);
+    g.sync();
+    for (; row < end; row++) f(g, row, sums);
+  }
+};
+
+/* Adds the sums of the segments to out [n], in the order of the segments. */
+struct AddSegments {
+  float *out;
+  const float *partial; /* [segments, width], from the first column of out on */
+  int64_t n, width, segments;
+
+  template <class G> HD void operator()(G g, int64_t block) const {
+    int64_t begin = block * GROUP_SCRATCH, count = n - begin < GROUP_SCRATCH ? n - begin : GROUP_SCRATCH;
+    g.each(
+        count, [](float &sum) { sum = 0.f; }, g.scratch);
+    for (int64_t s = 0; s < segments; s++)
+      g.each(
+          count, [](float &sum, float x) { sum += x; }, g.scratch, partial + s * width + begin);
+    g.each(
+        count, [](float &total, float sum) { total += sum; }, out + begin, (const float *)g.scratch);
+  }
+};
+
+/* Column sums over many rows: f(group, row, sums) adds what a row contributes to sums [vectors * n], and
+ * out[k] [n] += columns k*n ... k*n + n - 1, summed over the rows. A sum of sums of COLUMN_SEGMENT_ROWS
+ * rows, in an order that depends on rows and n only. f may also do a row's other work: each row is visited
+ * once. Where a worker reads a sum that another wrote, f has to put a sync(). Scratch: dev->workspace. */
+template <class F>
+static void launch_column_sums(Device *dev, int64_t rows, int64_t n, int vectors, float *const *out, F f) {
+  int64_t width = n * vectors, fit = REDUCTION_WORKSPACE / (int64_t)sizeof(float) / width;
+  int64_t most = fit < COLUMN_SEGMENTS ? fit : COLUMN_SEGMENTS;
+  CHECK(most > 0, "column sums of width %lld do not fit %lld bytes", (long long)width,
+        (long long)REDUCTION_WORKSPACE);
+  CHECK(dev->workspace_bytes >= (size_t)(most * width) * sizeof(float),
+        "column sums: %zu bytes of workspace, %zu are needed", dev->workspace_bytes,
+        (size_t)(most * width) * sizeof(float));
+  float *partial = (float *)dev->workspace;
+  for (int64_t begin = 0; begin < rows; begin += most * COLUMN_SEGMENT_ROWS) {
+    int64_t segments = (rows - begin + COLUMN_SEGMENT_ROWS - 1) / COLUMN_SEGMENT_ROWS;
+    if (segments > most) segments = most;
+    launch_rows(dev, segments, ColumnSegment<F>{f, rows, begin, width, partial});
+    for (int k = 0; k < vectors; k++)
+      launch_rows(dev, (n + GROUP_SCRATCH - 1) / GROUP_SCRATCH,
+                  AddSegments{out[k], partial + k * n, n, width, segments});
+  }
+}
+
+#endif

@@ -1,0 +1,132 @@
+#include "io/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+char *file_read_text(const char *path, size_t limit, size_t *bytes, Error *e) {
+  FILE *f = fopen(path, "rb");
+  struct stat s;
+  if (!f || fstat(fileno(f), &s) != 0) {
+    error_usage(e, "%s: cannot be read: %s. Check the path and its permissions", path, strerror(errno));
+    if (f) fclose(f);
+    return NULL;
+  }
+  if (!S_ISREG(s.st_mode) || (size_t)s.st_size > limit) {
+    fclose(f);
+    if (!S_ISREG(s.st_mode))
+      error_usage(e, "%s: is not a plain file. Give the path of a file", path);
+    else
+      error_usage(e, "%s: has %lld bytes, at most %zu are expected: this is not a file of this kind", path,
+                  (long long)s.st_size, limit);
+    return NULL;
+  }
+  size_t size = (size_t)s.st_size;
+  char *text = malloc(size + 1);
+  CHECK(text, "out of memory for %zu bytes", size + 1);
+  size_t got = fread(text, 1, size, f);
+  fclose(f);
+  if (got != size) {
+    free(text);
+    error_runtime(e, "%s: only %zu of %zu bytes could be read. Check the disk, then try again", path, got,
+                  size);
+    return NULL;
+  }
+  text[size] = '\0';
+  if (bytes) *bytes = size;
+  return text;
+}
+
+char *file_temporary_name(const char *path) {
+  size_t n = strlen(path) + sizeof ".tmp";
+  char *name = malloc(n);
+  CHECK(name, "out of memory for %zu bytes", n);
+  snprintf(name, n, "%s.tmp", path);
+  return name;
+}
+
+int file_create(const char *temporary, Error *e) {
+  int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (fd < 0)
+    error_runtime(e, "%s: cannot be created: %s. Check that the folder exists and can be written to",
+                  temporary, strerror(errno));
+  return fd;
+}
+
+bool file_write_all(int fd, const char *path, const void *data, size_t bytes, Error *e) {
+  const char *at = data;
+  while (bytes > 0) {
+    ssize_t n = write(fd, at, bytes); /* the kernel takes at most 2 GiB a call */
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0)
+      return error_runtime(e, "%s: writing failed: %s. Make room on the disk or write elsewhere", path,
+                           n < 0 ? strerror(errno) : "nothing was written");
+    at += n;
+    bytes -= (size_t)n;
+  }
+  return true;
+}
+
+/* Makes a rename in the folder of `path` durable. */
+static bool sync_folder(const char *path) {
+  const char *slash = strrchr(path, '/');
+  size_t n = !slash ? 1 : slash == path ? 1 : (size_t)(slash - path);
+  char *folder = malloc(n + 1);
+  CHECK(folder, "out of memory for %zu bytes", n + 1);
+  memcpy(folder, slash ? path : ".", n);
+  folder[n] = '\0';
+  int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  free(folder);
+  if (fd < 0) return false;
+  /* a filesystem that cannot sync folders says EINVAL; there is nothing more to do then */
+  bool ok = fsync(fd) == 0 || errno == EINVAL;
+  close(fd);
+  return ok;
+}
+
+bool file_publish(int fd, const char *temporary, const char *path, Error *e) {
+  bool synced = fsync(fd) == 0;
+  int failure = errno;
+  /* close can report a write that failed late (NFS, quotas) */
+  if (close(fd) != 0 && synced) {
+    synced = false;
+    failure = errno;
+  }
+  if (!synced) {
+    unlink(temporary);
+    return error_runtime(e, "%s: could not be completed: %s. Make room on the disk or write elsewhere", path,
+                         strerror(failure));
+  }
+  if (rename(temporary, path) != 0) {
+    failure = errno;
+    unlink(temporary);
+    return error_runtime(e, "%s: could not be renamed from %s: %s. Check what is in the way", path, temporary,
+                         strerror(failure));
+  }
+  if (!sync_folder(path))
+    return error_runtime(e, "%s: its folder could not be synced: %s. Check the disk", path, strerror(errno));
+  return true;
+}
+
+void file_discard(int fd, const char *temporary) {
+  close(fd);
+  unlink(temporary);
+}
+
+bool file_write_text(const char *path, const char *text, Error *e) {
+  char *temporary = file_temporary_name(path);
+  int fd = file_create(temporary, e);
+  bool ok = fd >= 0;
+  if (ok && !file_write_all(fd, path, text, strlen(text), e)) {
+    file_discard(fd, temporary);
+    ok = false;
+  } else if (ok) {
+    ok = file_publish(fd, temporary, path, e);
+  }
+  free(temporary);
+  return ok;
+}

@@ -1,0 +1,35 @@
+/* Files that are either whole or not there: text in, and new files written aside, synced, then renamed. */
+#ifndef FILE_H
+#define FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/error.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The whole of PATH as a string (malloc'ed); *bytes, when given, is its length. A file that is missing,
+ * not a plain file, or larger than `limit` bytes is a usage error. NULL on failure. */
+char *file_read_text(const char *path, size_t limit, size_t *bytes, Error *e);
+
+/* PATH + ".tmp", where a new file is written until it is complete (malloc'ed). */
+char *file_temporary_name(const char *path);
+/* Opens `temporary` for writing, empty; -1 and a runtime error on failure. */
+int file_create(const char *temporary, Error *e);
+/* Writes all of `data`; `path` is for the message. */
+bool file_write_all(int fd, const char *path, const void *data, size_t bytes, Error *e);
+/* Syncs and closes fd, renames `temporary` to `path` and syncs the folder. On failure nothing is left. */
+bool file_publish(int fd, const char *temporary, const char *path, Error *e);
+/* Closes fd and removes `temporary`. */
+void file_discard(int fd, const char *temporary);
+
+/* All of the above for a file that is one string. */
+bool file_write_text(const char *path, const char *text, Error *e);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,114 @@
+/* AdamW (arXiv 1711.05101), in the order of operations of torch.optim.AdamW:
+ *   p *= 1 - lr weight_decay
+ *   m += (g - m) (1 - beta1)
+ *   v  = v beta2 + g^2 (1 - beta2)
+ *   p -= lr / (1 - beta1^step) m / (sqrt(v) / sqrt(1 - beta2^step) + eps) */
+#include "ops/adamw.h"
+
+#include "device/launch.cuh" // defines: launch_rows, element_rows, row_elements
+#include "device/random.cuh" // defines: random_element, round_stochastic
+
+/* The factors of one update, made from AdamW in double. */
+struct Factors {
+  float keep;                     /* of the parameter: 1 - lr weight_decay */
+  float step_size, inverse_sqrt2; /* lr / (1 - beta1^step), 1 / sqrt(1 - beta2^step) */
+  float rest1, beta2, rest2, eps; /* 1 - beta1, beta2, 1 - beta2 */
+  float grad_scale;
+
+  HD void update(float &p, float g, float &m, float &v) const {
+    g *= grad_scale;
+    m += (g - m) * rest1;
+    v = v * beta2 + g * g * rest2;
+    p = p * keep - step_size * m / (sqrtf(v) * inverse_sqrt2 + eps);
+  }
+};
+
+/* T: storage of the parameter, M: of the moments. */
+template <class T, class M> struct AdamWUpdate {
+  T *param;          /* [n] */
+  float *master;     /* [n] or NULL */
+  const float *grad; /* [n] */
+  M *m, *v;          /* [n] */
+  int64_t n;
+  Factors factors;
+  uint64_t seed;
+  int64_t id, step, first;
+
+  template <class G> HD void operator()(G g, int64_t row) const {
+    int64_t begin = row * ELEMENTS_A_ROW, count = row_elements(n, row), element = first + begin;
+    AdamWUpdate u = *this; /* the loops below vectorise on a copy: nothing that they store can change it */
+    if (master)
+      g.each_at(
+          count,
+          [=](int64_t i, float &param, float &p, float g, float &m, float &v) {
+            Random4 random = random_element(u.seed, u.id, u.step, element + i);
+            u.factors.update(p, g, m, v);
+            param = p;
+            m = round_stochastic(u.m, m, random.x[1]);
+            v = round_stochastic(u.v, v, random.x[2]);
+          },
+          param + begin, master + begin, grad + begin, m + begin, v + begin);
+    else
+      g.each_at(
+          count,
+          [=](int64_t i, float &p, float g, float &m, float &v) {
+            Random4 random = random_element(u.seed, u.id, u.step, element + i);
+            u.factors.update(p, g, m, v);
+            p = round_stochastic(u.param, p, random.x[0]);
+            m = round_stochastic(u.m, m, random.x[1]);
+            v = round_stochastic(u.v, v, random.x[2]);
+          },
+          param + begin, grad + begin, m + begin, v + begin);
+  }
+};
+
+void adamw_update(Device *dev, const AdamWTensor *t, const AdamW *a) {
+  CHECK(a->step >= 1 && a->step <= UINT32_MAX && t->id >= 0 && t->id <= UINT32_MAX,
+        "update %lld of tensor %lld: both have to fit 32 bits", (long long)a->step, (long long)t->id);
+  Factors f;
+  f.keep = (float)(t->decay ? 1.0 - a->lr * a->weight_decay : 1.0);
+  f.step_size = (float)(a->lr / (1.0 - pow(a->beta1, (double)a->step)));
+  f.inverse_sqrt2 = (float)(1.0 / sqrt(1.0 - pow(a->beta2, (double)a->step)));
+  f.rest1 = (float)(1.0 - a->beta1);
+  f.beta2 = (float)a->beta2;
+  f.rest2 = (float)(1.0 - a->beta2);
+  f.eps = (float)a->eps;
+  f.grad_scale = a->grad_scale;
+  DISPATCH(t->dtype, T,
+           DISPATCH(t->moments, M,
+                    launch_rows(dev, element_rows(t->n),
+                                AdamWUpdate<T, M>{(T *)t->param, t->master, t->grad, (M *)t->m, (M *)t->v,
+                                                  t->n, f, a->seed, t->id, a->step, t->first})));
+}
+
+/* ---- sum of squares ---- */
+
+static constexpr int64_t PIECE = 65536; /* elements whose squares one group adds up */
+static constexpr int64_t PIECES = 256;  /* pieces at a time */
+
+struct SquaresOfPieces {
+  double *sums;   /* [PIECES] */
+  const float *x; /* [n] */
+  int64_t n;
+
+  template <class G> HD void operator()(G g, int64_t piece) const {
+    int64_t begin = piece * PIECE, count = n - begin < PIECE ? n - begin : PIECE;
+    double sum = g.sum(
+        count, [](float x) { return (double)x * (double)x; }, x + begin);
+    if (g.first()) sums[piece] = sum;
+  }
+};
+
+double sum_of_squares(Device *dev, const float *x, int64_t n) {
+  double total = 0, sums[PIECES];
+  CHECK(dev->workspace_bytes >= sizeof sums, "sum_of_squares: %zu bytes of workspace, %zu are needed",
+        dev->workspace_bytes, sizeof sums);
+  for (int64_t begin = 0; begin < n; begin += PIECES * PIECE) {
+    int64_t left = n - begin, pieces = (left + PIECE - 1) / PIECE;
+    if (pieces > PIECES) pieces = PIECES;
+    launch_rows(dev, pieces, SquaresOfPieces{(double *)dev->workspace, x + begin, left});
+    device_copy(dev, sums, dev->workspace, (size_t)pieces * sizeof *sums, COPY_FROM_DEVICE);
+    for (int64_t i = 0; i < pieces; i++) total += sums[i];
+  }
+  return total;
+}

@@ -1,0 +1,107 @@
+/* What the forward and the backward of the attention on the CPU share: which keys a query sees, how large
+ * the blocks are, and how a block of a head becomes a tile of fp32. Private to src/ops/attention_*.cu. */
+#ifndef ATTENTION_TILES_CUH
+#define ATTENTION_TILES_CUH
+
+#include "ops/attention.h"
+#include "device/group.cuh" // defines: bf16, value, store
+
+/* Positions, or columns of a tile: [begin, end). */
+typedef struct Span {
+  int64_t begin, end;
+} Span;
+
+/* A block of rows of one head as fp32, ld elements apart. */
+typedef struct Tile {
+  const float *data; /* [rows, HS] */
+  int64_t ld;
+} Tile;
+
+static inline int64_t clamp64(int64_t x, int64_t low, int64_t high) {
+  return x < low ? low : x > high ? high : x;
+}
+
+static inline int64_t round_up64(int64_t x, int64_t multiple) {
+  return (x + multiple - 1) / multiple * multiple;
+}
+
+/* Rows of a block of queries, and of a block of keys. Large tiles multiply faster; small ones waste less at
+ * the edges of the window: a block of queries works on about window + block keys. */
+static inline int64_t attention_block(const AttentionShape *s) {
+  const int64_t smallest = 64, largest = 256;
+  int64_t block = s->window > 0 ? clamp64(round_up64(s->window / 2, smallest), smallest, largest) : largest;
+  return clamp64(round_up64(s->T, 16), 16, block);
+}
+
+/* Row stride of a tile of scores: not a power of two, so that its rows spread over the sets of the cache. */
+static inline int64_t scores_ld(int64_t block) {
+  return block + 16;
+}
+
+/* Keys that some query of [begin, end) sees. */
+static inline Span keys_of(const AttentionShape *s, int64_t begin, int64_t end) {
+  Span keys = {s->window > 0 && begin >= s->window ? begin - s->window + 1 : 0, end};
+  return keys;
+}
+
+/* Queries that see some key of [begin, end). */
+static inline Span queries_of(const AttentionShape *s, int64_t begin, int64_t end) {
+  Span queries = {begin, s->window > 0 && end - 1 < s->T - s->window ? end - 1 + s->window : s->T};
+  return queries;
+}
+
+/* Columns of a tile, whose `cols` keys begin at position `first`, that a query sees; may be empty. */
+static inline Span columns_of(const AttentionShape *s, int64_t query, int64_t first, int64_t cols) {
+  Span keys = keys_of(s, query, query + 1);
+  Span columns = {clamp64(keys.begin - first, 0, cols), clamp64(keys.end - first, 0, cols)};
+  return columns;
+}
+
+/* Floats that a [rows, cols] buffer takes in a lane's scratch: whole cache lines. */
+static inline int64_t scratch_floats(int64_t rows, int64_t cols) {
+  return round_up64(rows * cols, 16);
+}
+
+/* Takes a [rows, cols] buffer from the front of the lane's scratch. */
+static inline float *scratch_take(float **scratch, int64_t rows, int64_t cols) {
+  float *p = *scratch;
+  *scratch += scratch_floats(rows, cols);
+  return p;
+}
+
+/* x [rows, HS], ld apart, as fp32: in place, or converted into scratch [rows, HS]. */
+static inline Tile tile_load(const float *x, int64_t ld, int64_t, int64_t, float *) {
+  Tile t = {x, ld};
+  return t;
+}
+static inline Tile tile_load(const bf16 *x, int64_t ld, int64_t rows, int64_t HS, float *scratch) {
+  for (int64_t i = 0; i < rows; i++) {
+    for (int64_t d = 0; d < HS; d++) scratch[i * HS + d] = value(x[i * ld + d]);
+  }
+  Tile t = {scratch, HS};
+  return t;
+}
+
+/* x [rows, HS], ld apart, = tile [rows, HS]. */
+template <typename T>
+static inline void tile_store(T *x, int64_t ld, const float *tile, int64_t rows, int64_t HS) {
+  for (int64_t i = 0; i < rows; i++) {
+    for (int64_t d = 0; d < HS; d++) store(&x[i * ld + d], tile[i * HS + d]);
+  }
+}
+
+/* Whether blocks of bf16 need scratch of their own to become fp32. */
+static inline int64_t converted_tiles(DType dt, int64_t tiles) {
+  return dt == DT_BF16 ? tiles : 0;
+}
+
+/* Breaks on shapes that the blocks cannot handle. */
+static inline void attention_check(const Device *dev, DType dt, const AttentionShape *s) {
+  CHECK(dev->kind == DEVICE_CPU, "attention: this device has no attention yet");
+  CHECK(dt == DT_FP32 || dt == DT_BF16, "attention: not in %s", dtype_name(dt));
+  CHECK(s->B >= 0 && s->T >= 0 && s->HS > 0 && s->NKV > 0 && s->NH % s->NKV == 0 && s->window >= 0,
+        "attention: %lld query heads on %lld key/value heads of %lld, window %lld", (long long)s->NH,
+        (long long)s->NKV, (long long)s->HS, (long long)s->window);
+}
+
+#endif

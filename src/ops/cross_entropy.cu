@@ -1,0 +1,78 @@
+/* Softmax cross-entropy: with m = max(x) and s = sum(e^(x - m)),
+ *   loss = log(s) + m - x[target],   dx = (e^(x - m) / s - onehot(target)) scale. */
+#include "ops/cross_entropy.h"
+
+#include "device/launch.cuh" // defines: launch_rows
+
+/* The numbers of one row that its loss and gradient are made of. */
+struct Softmax {
+  float max;   /* largest logit */
+  float sum;   /* of e^(logit - max) */
+  float logit; /* the target's */
+};
+
+template <class G, class T> HD Softmax row_softmax(G g, const T *logits, int32_t target, int64_t V) {
+  Softmax s;
+  s.logit = value(logits[target]); /* read before the barriers of max and sum: it is overwritten after them */
+  s.max = g.max(V, logits);
+  float m = s.max;
+  s.sum = g.sum(
+      V, [=](float x) { return fast_exp(x - m); }, logits);
+  return s;
+}
+
+HD float row_loss(Softmax s) {
+  return logf(s.sum) + (s.max - s.logit);
+}
+
+template <class T> struct CrossEntropyForward {
+  float *losses;          /* [rows] */
+  const T *logits;        /* [rows, V] */
+  const int32_t *targets; /* [rows] */
+  int64_t V;
+
+  template <class G> HD void operator()(G g, int64_t row) const {
+    int32_t target = targets[row];
+    float loss = target < 0 ? 0.f : row_loss(row_softmax(g, logits + row * V, target, V));
+    if (g.first()) losses[row] = loss;
+  }
+};
+
+template <class T> struct CrossEntropyForwardBackward {
+  float *losses;          /* [rows] */
+  T *logits;              /* [rows, V], become their gradient */
+  const int32_t *targets; /* [rows] */
+  int64_t V;
+  float scale;
+
+  template <class G> HD void operator()(G g, int64_t row) const {
+    T *x = logits + row * V;
+    int32_t target = targets[row];
+    if (target < 0) {
+      g.each(
+          V, [](float &x) { x = 0.f; }, x);
+      if (g.first()) losses[row] = 0.f;
+      return;
+    }
+    Softmax s = row_softmax(g, (const T *)x, target, V);
+    float m = s.max, factor = scale / s.sum;
+    g.each(
+        V, [=](float &x) { x = fast_exp(x - m) * factor; }, x);
+    g.sync(); /* the target's element has its softmax now, and gets the rest from another worker */
+    if (g.first()) {
+      store(x + target, (fast_exp(s.logit - m) / s.sum - 1.f) * scale);
+      losses[row] = row_loss(s);
+    }
+  }
+};
+
+void cross_entropy_forward(Device *dev, DType dt, float *losses, const void *logits, const int32_t *targets,
+                           int64_t rows, int64_t V) {
+  DISPATCH(dt, T, launch_rows(dev, rows, CrossEntropyForward<T>{losses, (const T *)logits, targets, V}));
+}
+
+void cross_entropy_forward_backward(Device *dev, DType dt, float *losses, void *logits,
+                                    const int32_t *targets, int64_t rows, int64_t V, float scale) {
+  DISPATCH(dt, T,
+           launch_rows(dev, rows, CrossEntropyForwardBackward<T>{losses, (T *)logits, targets, V, scale}));
+}

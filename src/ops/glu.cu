@@ -1,0 +1,65 @@
+/* The gated unit of the feed-forward (arXiv 2002.05202): h = act(g) u.
+ *
+ * Both activations are act(g) = g s with s = sigmoid(z):
+ *   silu       z = g
+ *   gelu_tanh  z = 2 sqrt(2/pi) (g + 0.044715 g^3), since (1 + tanh(t)) / 2 = sigmoid(2 t)
+ * and so act'(g) = s + g s (1 - s) z'. */
+#include "ops/glu.h"
+
+#include "device/launch.cuh" // defines: launch_rows
+
+static constexpr float GELU_LINEAR = 1.5957691216f; /* 2 sqrt(2/pi) */
+static constexpr float GELU_CUBIC = 0.0713548163f;  /* that times 0.044715 */
+
+template <Activation ACT> HD float argument(float g) {
+  return ACT == ACT_SILU ? g : g * (GELU_LINEAR + GELU_CUBIC * g * g);
+}
+template <Activation ACT> HD float argument_slope(float g) {
+  return ACT == ACT_SILU ? 1.f : GELU_LINEAR + 3.f * GELU_CUBIC * g * g;
+}
+
+template <class T, Activation ACT> struct GluForward {
+  T *h;        /* [rows, FF] */
+  const T *gu; /* [rows, 2 FF] */
+  int64_t FF;
+
+  template <class G> HD void operator()(G group, int64_t row) const {
+    const T *g = gu + row * 2 * FF, *u = g + FF;
+    group.each(
+        FF, [](float &h, float g, float u) { h = g * sigmoid(argument<ACT>(g)) * u; }, h + row * FF, g, u);
+  }
+};
+
+template <class T, Activation ACT> struct GluBackward {
+  T *gu;       /* [rows, 2 FF], becomes its gradient */
+  const T *dh; /* [rows, FF] */
+  int64_t FF;
+
+  template <class G> HD void operator()(G group, int64_t row) const {
+    T *g = gu + row * 2 * FF, *u = g + FF;
+    group.each(
+        FF,
+        [](float &g, float &u, float dh) {
+          float z = argument<ACT>(g), s = sigmoid(z),
+                rest = sigmoid(-z); /* rest = 1 - s, to full precision */
+          float dg = dh * u * (s + g * s * rest * argument_slope<ACT>(g));
+          u = dh * g * s;
+          g = dg;
+        },
+        g, u, dh + row * FF);
+  }
+};
+
+void glu_forward(Device *dev, DType dt, Activation act, void *h, const void *gu, int64_t rows, int64_t FF) {
+  if (act == ACT_SILU)
+    DISPATCH(dt, T, launch_rows(dev, rows, GluForward<T, ACT_SILU>{(T *)h, (const T *)gu, FF}));
+  else
+    DISPATCH(dt, T, launch_rows(dev, rows, GluForward<T, ACT_GELU_TANH>{(T *)h, (const T *)gu, FF}));
+}
+
+void glu_backward(Device *dev, DType dt, Activation act, void *gu, const void *dh, int64_t rows, int64_t FF) {
+  if (act == ACT_SILU)
+    DISPATCH(dt, T, launch_rows(dev, rows, GluBackward<T, ACT_SILU>{(T *)gu, (const T *)dh, FF}));
+  else
+    DISPATCH(dt, T, launch_rows(dev, rows, GluBackward<T, ACT_GELU_TANH>{(T *)gu, (const T *)dh, FF}));
+}

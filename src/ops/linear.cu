@@ -1,0 +1,56 @@
+/* A linear layer and its gradients: matrix products, and the rows and column sums of the bias. */
+#include "ops/linear.h"
+#include "device/launch.cuh" // defines: launch_rows, launch_column_sums, DISPATCH
+#include "ops/matmul.h"      // defines: Matrix, matmul
+
+/* Row of y [rows, n] = bias [n] + (accumulate ? y : 0). */
+template <class T> struct PutBias {
+  T *y;
+  const T *bias;
+  int64_t n;
+  bool accumulate;
+
+  template <class G> HD void operator()(G g, int64_t row) const {
+    bool add = accumulate;
+    g.each(
+        n, [=](float &y, float b) { y = b + (add ? y : 0.f); }, y + row * n, bias);
+  }
+};
+
+/* sums [n] += row of dy [rows, n]. */
+template <class T> struct SumRow {
+  const T *dy;
+  int64_t n;
+
+  template <class G> HD void operator()(G g, int64_t row, float *sums) const {
+    g.each(
+        n, [](float &sum, float x) { sum += x; }, sums, dy + row * n);
+  }
+};
+
+static Matrix matrix(const void *data, DType dt, int64_t ld) {
+  return Matrix{(void *)data, dt, ld};
+}
+
+void linear_forward(Device *dev, DType dt, const Linear *l, void *y, const void *x, int64_t rows,
+                    bool accumulate) {
+  /* the bias goes in first, so that its sum with the product is rounded once */
+  if (l->bias)
+    DISPATCH(dt, T, launch_rows(dev, rows, PutBias<T>{(T *)y, (const T *)l->bias, l->out, accumulate}));
+  matmul(dev, matrix(y, dt, l->out), matrix(x, dt, l->in), false, matrix(l->weight, dt, l->in), true, rows,
+         l->out, l->in, accumulate || l->bias != NULL);
+}
+
+void linear_backward_input(Device *dev, DType dt, const Linear *l, void *dx, const void *dy, int64_t rows) {
+  matmul(dev, matrix(dx, dt, l->in), matrix(dy, dt, l->out), false, matrix(l->weight, dt, l->in), false, rows,
+         l->in, l->out, false);
+}
+
+void linear_backward_weight(Device *dev, DType dt, const Linear *l, const void *dy, const void *x,
+                            int64_t rows) {
+  if (!l->dweight) return;
+  matmul(dev, matrix(l->dweight, DT_FP32, l->in), matrix(dy, dt, l->out), true, matrix(x, dt, l->in), false,
+         l->out, l->in, rows, true);
+  if (l->dbias)
+    DISPATCH(dt, T, launch_column_sums(dev, rows, l->out, 1, &l->dbias, SumRow<T>{(const T *)dy, l->out}));
+}

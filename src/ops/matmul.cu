@@ -1,0 +1,143 @@
+/* Matrix products on the CPU: OpenBLAS' sgemm, directly for fp32 and on converted tiles for bf16. */
+#include <cblas.h>
+#include <limits.h>
+#include <string.h>
+#include <time.h>
+
+#include "ops/matmul.h"
+#include "device/group.cuh" // defines: bf16, value, store
+
+/* bf16 is multiplied tile by tile: three fp32 tiles of this many rows and columns, 12 MiB of workspace. */
+static const int64_t tile_rows = 1024;
+
+/* Longest stretch of M or K that one call of sgemm, whose sizes are int, is given. */
+static const int64_t call_rows = (int64_t)1 << 30;
+
+static int64_t min64(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+
+/* Offset of the element (row, col) of op(a), where a is stored transposed or not. */
+static int64_t offset_of(Matrix a, bool transposed, int64_t row, int64_t col) {
+  return transposed ? col * a.ld + row : row * a.ld + col;
+}
+
+/* out [M, N] = op(a) op(b) + (accumulate ? out : 0), all fp32, M, N, K > 0. */
+static void matmul_fp32(Matrix out, Matrix a, bool transpose_a, Matrix b, bool transpose_b, int64_t M,
+                        int64_t N, int64_t K, bool accumulate) {
+  CHECK(N <= INT_MAX && out.ld <= INT_MAX && a.ld <= INT_MAX && b.ld <= INT_MAX,
+        "matmul: %lld columns in rows of %lld, %lld and %lld elements do not fit BLAS' int", (long long)N,
+        (long long)out.ld, (long long)a.ld, (long long)b.ld);
+  for (int64_t m = 0; m < M; m += call_rows) {
+    for (int64_t k = 0; k < K; k += call_rows) {
+      cblas_sgemm(CblasRowMajor, transpose_a ? CblasTrans : CblasNoTrans,
+                  transpose_b ? CblasTrans : CblasNoTrans, (int)min64(call_rows, M - m), (int)N,
+                  (int)min64(call_rows, K - k), 1.0f, (const float *)a.data + offset_of(a, transpose_a, m, k),
+                  (int)a.ld, (const float *)b.data + offset_of(b, transpose_b, k, 0), (int)b.ld,
+                  k > 0 || accumulate ? 1.0f : 0.0f, (float *)out.data + m * out.ld, (int)out.ld);
+    }
+  }
+}
+
+/* tile [rows, cols] fp32 = rows and columns of a, both as a is stored, from element `first` on. */
+static Matrix load_tile(Device *dev, float *tile, Matrix a, int64_t first, int64_t rows, int64_t cols) {
+  const bf16 *from = (const bf16 *)a.data + first;
+#pragma omp parallel for num_threads(dev->threads)
+  for (int64_t i = 0; i < rows; i++) {
+    for (int64_t j = 0; j < cols; j++) tile[i * cols + j] = value(from[i * a.ld + j]);
+  }
+  return Matrix{tile, DT_FP32, cols};
+}
+
+/* The tile of op(a) that begins at (row, col) and has rows x cols elements; transposed as a is. */
+static Matrix load_operand(Device *dev, float *tile, Matrix a, bool transposed, int64_t row, int64_t col,
+                           int64_t rows, int64_t cols) {
+  int64_t first = offset_of(a, transposed, row, col);
+  return transposed ? load_tile(dev, tile, a, first, cols, rows) : load_tile(dev, tile, a, first, rows, cols);
+}
+
+/* out at (row, col) = tile [rows, cols] + (accumulate ? out : 0), rounded once. */
+static void store_tile(Device *dev, Matrix out, const float *tile, int64_t row, int64_t col, int64_t rows,
+                       int64_t cols, bool accumulate) {
+  bf16 *to = (bf16 *)out.data + row * out.ld + col;
+#pragma omp parallel for num_threads(dev->threads)
+  for (int64_t i = 0; i < rows; i++) {
+    bf16 *y = to + i * out.ld;
+    const float *x = tile + i * cols;
+    if (accumulate) {
+      for (int64_t j = 0; j < cols; j++) store(&y[j], x[j] + value(y[j]));
+    } else {
+      for (int64_t j = 0; j < cols; j++) store(&y[j], x[j]);
+    }
+  }
+}
+
+/* The same for bf16 a and b, and out of either type; K > 0. */
+static void matmul_bf16(Device *dev, Matrix out, Matrix a, bool transpose_a, Matrix b, bool transpose_b,
+                        int64_t M, int64_t N, int64_t K, bool accumulate) {
+  int64_t tile = tile_rows * tile_rows;
+  CHECK(dev->workspace_bytes >= 3 * tile * sizeof(float), "matmul: %zu bytes of workspace, %zu are needed",
+        dev->workspace_bytes, 3 * tile * sizeof(float));
+  float *tile_a = (float *)dev->workspace, *tile_b = tile_a + tile, *tile_out = tile_b + tile;
+  for (int64_t m = 0; m < M; m += tile_rows) {
+    int64_t rows = min64(tile_rows, M - m);
+    for (int64_t n = 0; n < N; n += tile_rows) {
+      int64_t cols = min64(tile_rows, N - n);
+      Matrix sum = {tile_out, DT_FP32, cols};
+      if (out.dtype == DT_FP32) sum = Matrix{(float *)out.data + m * out.ld + n, DT_FP32, out.ld};
+      for (int64_t k = 0; k < K; k += tile_rows) {
+        int64_t depth = min64(tile_rows, K - k);
+        Matrix x = load_operand(dev, tile_a, a, transpose_a, m, k, rows, depth);
+        Matrix y = load_operand(dev, tile_b, b, transpose_b, k, n, depth, cols);
+        bool add = k > 0 || (accumulate && out.dtype == DT_FP32);
+        matmul_fp32(sum, x, transpose_a, y, transpose_b, rows, cols, depth, add);
+      }
+      if (out.dtype == DT_BF16) store_tile(dev, out, tile_out, m, n, rows, cols, accumulate);
+    }
+  }
+}
+
+void matmul(Device *dev, Matrix out, Matrix a, bool transpose_a, Matrix b, bool transpose_b, int64_t M,
+            int64_t N, int64_t K, bool accumulate) {
+  CHECK(dev->kind == DEVICE_CPU, "matmul: this device has no matrix product yet");
+  CHECK(a.dtype == b.dtype && (a.dtype == DT_FP32 || a.dtype == DT_BF16) &&
+            (out.dtype == a.dtype || out.dtype == DT_FP32),
+        "matmul: no product of %s and %s into %s", dtype_name(a.dtype), dtype_name(b.dtype),
+        dtype_name(out.dtype));
+  if (M == 0 || N == 0) return;
+  if (K == 0) {
+    size_t size = dtype_size(out.dtype);
+    for (int64_t m = 0; m < M && !accumulate; m++) memset((char *)out.data + m * out.ld * size, 0, N * size);
+  } else if (a.dtype == DT_FP32) {
+    matmul_fp32(out, a, transpose_a, b, transpose_b, M, N, K, accumulate);
+  } else {
+    matmul_bf16(dev, out, a, transpose_a, b, transpose_b, M, N, K, accumulate);
+  }
+}
+
+static double seconds_now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+double matmul_measure_rate(Device *dev, double seconds) {
+  const int64_t n = 1024;
+  size_t bytes = n * n * sizeof(float);
+  Matrix m[3]; /* out, a, b, each [n, n] */
+  for (int i = 0; i < 3; i++) {
+    Error e = {};
+    m[i] = Matrix{device_alloc(dev, bytes, &e), DT_FP32, n};
+    CHECK(m[i].data != NULL, "%s", e.text);
+  }
+  double best = 0, start = seconds_now(), now = start;
+  do {
+    double begin = now;
+    matmul(dev, m[0], m[1], false, m[2], true, n, n, n, false);
+    now = seconds_now();
+    double rate = 2.0 * n * n * n / (now - begin);
+    if (rate > best) best = rate;
+  } while (now - start < seconds);
+  for (int i = 0; i < 3; i++) device_free(dev, m[i].data, bytes);
+  return best;
+}

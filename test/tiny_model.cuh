@@ -1,0 +1,114 @@
+/* A tiny model over random data, for the tests of the schedule: every buffer is poisoned before its birth and
+ * after its death, so that a use outside the planned life turns the results into NaN. */
+#ifndef TINY_MODEL_CUH
+#define TINY_MODEL_CUH
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "llama/model.h"
+#include "llama/optimizer.h"
+
+typedef struct TinyModel {
+  Config config;
+  Device dev;
+  Schedule *schedule;
+  Model model;
+  StepBatch step;
+} TinyModel;
+
+/* Three layers that differ in what they do: full attention, a window of 5, full attention. */
+static inline Config tiny_config(bool tied, bool qk_norm) {
+  Config c = {};
+  strcpy(c.family, "llama");
+  c.C = 24;
+  c.L = 3;
+  c.NH = 4;
+  c.NKV = 2;
+  c.HS = 8;
+  c.FF = 36;
+  c.V = 67;
+  c.max_T = 4096;
+  c.norm_eps = 1e-5;
+  c.init_std = 0.15;
+  c.tied = tied;
+  c.qkv_bias = c.o_bias = true;
+  c.qk_norm = qk_norm;
+  c.rope.theta = 10000;
+  c.bos = c.eos = -1;
+  c.layers = (LayerDesc *)calloc((size_t)c.L, sizeof *c.layers);
+  c.layers[1].window = 5;
+  return c;
+}
+
+static inline RunShape tiny_shape(int64_t A, int64_t B, int64_t T) {
+  RunShape s = {};
+  s.A = A;
+  s.B = B;
+  s.T = T;
+  s.recompute = RECOMPUTE_LAYER;
+  s.checkpoint_every = 1;
+  s.training = true;
+  return s;
+}
+
+/* Random tokens; a third of the targets is masked. The same numbers for the same A*B*T, however split. */
+static inline void tiny_data(StepBatch *step, int64_t V) {
+  uint32_t state = 12345;
+  step->valid_targets = 0;
+  for (int64_t i = 0; i < step->A * step->B * step->T; i++) {
+    state = state * 1664525u + 1013904223u;
+    step->tokens[i] = (int32_t)((state >> 8) % (uint32_t)V);
+    step->positions[i] = (int32_t)(i % step->T);
+    step->documents[i] = 0;
+    state = state * 1664525u + 1013904223u;
+    step->targets[i] = (state >> 20) % 3 == 0 ? TARGET_IGNORED : (int32_t)((state >> 8) % (uint32_t)V);
+    step->valid_targets += step->targets[i] >= 0;
+  }
+}
+
+/* Opens a model with random weights and data; panics when it cannot. */
+static inline void tiny_open(TinyModel *t, Config config, RunShape shape) {
+  Error e = {};
+  *t = TinyModel{};
+  t->config = config;
+  CHECK(config_check(&t->config, &e), "%s", e.text);
+  CHECK(device_open(&t->dev, "cpu", 0, &e), "%s", e.text);
+  t->schedule = schedule_new(&t->config, &shape, &t->dev);
+  CHECK(model_open(&t->model, &t->config, t->schedule, &t->dev, true, &e), "%s", e.text);
+  model_init(&t->model, 7);
+  t->step = model_step_batch(&t->model, shape.A);
+  tiny_data(&t->step, t->config.V);
+}
+
+static inline void tiny_close(TinyModel *t) {
+  model_close(&t->model);
+  schedule_free(t->schedule);
+  device_close(&t->dev);
+  config_free(&t->config);
+}
+
+typedef enum TinyTensors { TINY_WEIGHTS, TINY_GRADIENTS } TinyTensors;
+
+/* All weights (fp32 runs) or gradients, one after the other; *n elements, to be freed. */
+static inline float *tiny_tensors(const TinyModel *t, TinyTensors what, int64_t *n) {
+  const ParamTable *table = &t->model.params;
+  float *all = NULL;
+  *n = 0;
+  for (int64_t u = 0; u < params_units(table); u++) {
+    int count;
+    const ParamSpec *specs = params_of_unit(table, u, &count);
+    for (int i = 0; i < count; i++) {
+      int64_t elements = specs[i].rows * specs[i].cols;
+      if (!elements) continue;
+      all = (float *)realloc(all, (size_t)(*n + elements) * sizeof *all);
+      const void *from = what == TINY_WEIGHTS ? model_weight(&t->model, u, &specs[i])
+                                              : (void *)model_gradient(&t->model, u, &specs[i]);
+      memcpy(all + *n, from, (size_t)elements * sizeof *all);
+      *n += elements;
+    }
+  }
+  return all;
+}
+
+#endif
