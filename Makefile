@@ -76,6 +76,9 @@ $(BUILD)/test_%: $(BUILD)/test/test_%.cu.o $(OBJECTS)
 	$(call SAY,link)
 	$(Q)$(LINK)
 
+# sees the program's own allocations, not those inside libraries
+$(BUILD)/test_memory: LDLIBS += $(foreach f,malloc calloc realloc aligned_alloc posix_memalign mmap,-Wl,--wrap=$(f))
+
 clean:
 	rm -rf build train_llama
 

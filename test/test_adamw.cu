@@ -346,6 +346,11 @@ static void elementary_functions_are_accurate(void **) {
     assert_true(fabs(fast_exp(x) - exact) <= 1.5e-7 * exact);
   }
   assert_true(fast_exp(0.f) == 1.f);
+  for (float x = 0x1p-126f; x < 0x1p126f; x *= 1.00037f) {
+    double exact = log((double)x);
+    assert_true(fabs(fast_log(x) - exact) <= 1e-7 * fmax(1, fabs(exact)));
+  }
+  assert_true(fast_log(1.f) == 0.f);
   assert_true(fast_exp(-88.1f) == 0.f && fast_exp(-1e30f) == 0.f && fast_exp(-INFINITY) == 0.f);
   assert_true(isnan(fast_exp(NAN)) && isnan(sigmoid(NAN)));
   assert_true(sigmoid(INFINITY) == 1.f && sigmoid(-INFINITY) == 0.f && sigmoid(0.f) == 0.5f);

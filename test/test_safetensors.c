@@ -354,6 +354,25 @@ static void test_writes_what_it_reads(void **state) {
   assert_ptr_equal(strstr(header, "{\"__metadata__\":{\"format\":\"pt\",\"step\":\"12\"},"), header);
 }
 
+/* Headers of eight lengths in a row: the first tensor begins on a multiple of 8 in all of them. */
+static void test_aligns_the_data(void **state) {
+  (void)state;
+  const char *path = in_folder("out.safetensors");
+  for (int n = 1; n <= 8; n++) {
+    Error e;
+    SafeTensorsWriter *w = safetensors_writer_new(path);
+    safetensors_writer_declare(
+        w, &"12345678" [8 - n], DT_BF16, 1, (int64_t[]) { 1 });
+    assert_true(safetensors_writer_begin(w, &e));
+    assert_true(safetensors_writer_write(w, "ab", 2, &e));
+    assert_true(safetensors_writer_close(w, true, &e));
+    SafeTensors *set = safetensors_open(path, &e);
+    assert_non_null(set);
+    assert_int_equal((uintptr_t)safetensors_at(set, 0)->data % 8, 0); /* the mapping begins on a page */
+    safetensors_close(set);
+  }
+}
+
 static SafeTensorsWriter *begin_one(const char *path, int64_t n) {
   Error e;
   SafeTensorsWriter *w = safetensors_writer_new(path);
@@ -447,6 +466,7 @@ int main(void) {
       cmocka_unit_test_setup(test_refuses_broken_folders, setup),
       cmocka_unit_test(test_converts_exactly),
       cmocka_unit_test_setup(test_writes_what_it_reads, setup),
+      cmocka_unit_test_setup(test_aligns_the_data, setup),
       cmocka_unit_test_setup(test_throws_away, setup),
       cmocka_unit_test_setup(test_reports_failures, setup),
       cmocka_unit_test_setup(test_insists_on_declared_bytes, setup),

@@ -100,6 +100,28 @@ HD float fast_exp(float x) {
 #endif
 }
 
+/* ln x for normal x > 0, to 1e-7 relative, or absolute where ln x is small. Cephes' polynomial on the
+ * mantissa, taken between sqrt(1/2) and sqrt(2). */
+HD float fast_log(float x) {
+#ifdef __CUDA_ARCH__
+  return logf(x);
+#else
+  int32_t exponent = (int32_t)(float_bits(x) - 0x3f3504f3u) >> 23;
+  float e = (float)exponent;
+  float t = float_from_bits(float_bits(x) - ((uint32_t)exponent << 23)) - 1.f, z = t * t;
+  float p = 7.0376836292e-2f;
+  p = p * t - 1.1514610310e-1f;
+  p = p * t + 1.1676998740e-1f;
+  p = p * t - 1.2420140846e-1f;
+  p = p * t + 1.4249322787e-1f;
+  p = p * t - 1.6668057665e-1f;
+  p = p * t + 2.0000714765e-1f;
+  p = p * t - 2.4999993993e-1f;
+  p = p * t + 3.3333331174e-1f;
+  return p * t * z - e * 2.12194440e-4f - 0.5f * z + t + e * 0.693359375f;
+#endif
+}
+
 /* 1 / (1 + e^-x), without overflow at either end. */
 HD float sigmoid(float x) {
   float e = fast_exp(-fabsf(x));

@@ -41,10 +41,12 @@ struct SafeTensors {
 };
 
 static char *join(const char *folder, const char *name) {
-  size_t n = strlen(folder) + strlen(name) + 2;
-  char *path = malloc(n);
-  CHECK(path, "out of memory for %zu bytes", n);
-  snprintf(path, n, "%s/%s", folder, name);
+  size_t n = strlen(folder), m = strlen(name);
+  char *path = malloc(n + m + 2);
+  CHECK(path, "out of memory for %zu bytes", n + m + 2);
+  memcpy(path, folder, n);
+  path[n] = '/';
+  memcpy(path + n + 1, name, m + 1);
   return path;
 }
 

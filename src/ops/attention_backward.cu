@@ -8,7 +8,7 @@
 #include <omp.h>
 #include <string.h>
 
-#include "ops/attention_tiles.cuh" // defines: Span, Tile, keys_of, queries_of, columns_of, tile_load, ...
+#include "ops/attention_tiles.cuh" // defines: Span, keys_of, queries_of, columns_of, tile_load, ...
 
 /* The operands of one call. */
 template <typename T> struct Backward {
@@ -27,27 +27,25 @@ template <typename T> struct Backward {
 typedef struct BackwardScratch {
   float *p, *ds;           /* [block, scores_ld(block)] */
   float *da, *db;          /* [block, HS] sums: dk and dv, or dq */
-  float *q, *k, *v, *dout; /* [block, HS] each, where they must be converted */
+  float *q, *k, *v, *dout; /* [block, HS] each */
 } BackwardScratch;
 
-static int64_t backward_scratch_floats(DType dt, const AttentionShape *s) {
+static int64_t backward_scratch_floats(const AttentionShape *s) {
   int64_t n = attention_block(s);
-  return 2 * scratch_floats(n, scores_ld(n)) + (2 + converted_tiles(dt, 4)) * scratch_floats(n, s->HS);
+  return 2 * scratch_floats(n, scores_ld(n)) + 6 * scratch_floats(n, s->HS);
 }
 
-static BackwardScratch backward_scratch(DType dt, const AttentionShape *s, float *memory) {
+static BackwardScratch backward_scratch(const AttentionShape *s, float *memory) {
   int64_t n = attention_block(s);
   BackwardScratch f = {};
   f.p = scratch_take(&memory, n, scores_ld(n));
   f.ds = scratch_take(&memory, n, scores_ld(n));
   f.da = scratch_take(&memory, n, s->HS);
   f.db = scratch_take(&memory, n, s->HS);
-  if (converted_tiles(dt, 4) > 0) {
-    f.q = scratch_take(&memory, n, s->HS);
-    f.k = scratch_take(&memory, n, s->HS);
-    f.v = scratch_take(&memory, n, s->HS);
-    f.dout = scratch_take(&memory, n, s->HS);
-  }
+  f.q = scratch_take(&memory, n, s->HS);
+  f.k = scratch_take(&memory, n, s->HS);
+  f.v = scratch_take(&memory, n, s->HS);
+  f.dout = scratch_take(&memory, n, s->HS);
   return f;
 }
 
@@ -72,32 +70,30 @@ typedef struct Rows {
   int64_t b, head, first, rows;
 } Rows;
 
-template <typename T>
-static Tile load(const AttentionShape *s, const T *x, int64_t ld, Rows r, float *scratch) {
-  return tile_load(x + (r.b * s->T + r.first) * ld + r.head * s->HS, ld, r.rows, s->HS, scratch);
+template <typename T> static void load(const AttentionShape *s, float *tile, const T *x, int64_t ld, Rows r) {
+  tile_load(tile, x + (r.b * s->T + r.first) * ld + r.head * s->HS, ld, r.rows, s->HS);
 }
 
 template <typename T> static void save(const AttentionShape *s, T *x, int64_t ld, Rows r, const float *tile) {
   tile_store(x + (r.b * s->T + r.first) * ld + r.head * s->HS, ld, tile, r.rows, s->HS);
 }
 
-/* out [M, N] = (transposed ? a^T : a) b + (add ? out : 0). */
-static void multiply(float *out, int64_t ld_out, const float *a, int64_t ld_a, bool transposed, Tile b,
-                     int64_t M, int64_t N, int64_t K, bool add) {
+/* out [M, N] = (transposed ? a^T : a) b [K, N] + (add ? out : 0). */
+static void multiply(float *out, int64_t ld_out, const float *a, int64_t ld_a, bool transposed,
+                     const float *b, int64_t M, int64_t N, int64_t K, bool add) {
   cblas_sgemm(CblasRowMajor, transposed ? CblasTrans : CblasNoTrans, CblasNoTrans, (int)M, (int)N, (int)K,
-              1.0f, a, (int)ld_a, b.data, (int)b.ld, add ? 1.0f : 0.0f, out, (int)ld_out);
+              1.0f, a, (int)ld_a, b, (int)N, add ? 1.0f : 0.0f, out, (int)ld_out);
 }
 
-/* p and ds [queries.rows, keys.rows] of a pair of blocks, 0 where masked. */
+/* p and ds [queries.rows, keys.rows] of a pair of blocks that are loaded, 0 where masked. */
 template <typename T>
-static void score_gradients(const Backward<T> *a, BackwardScratch f, Rows queries, Rows keys, Tile q, Tile k,
-                            Tile v, Tile dout) {
+static void score_gradients(const Backward<T> *a, BackwardScratch f, Rows queries, Rows keys) {
   const AttentionShape *s = a->s;
   int64_t ld = scores_ld(a->block), at = (queries.b * s->NH + queries.head) * s->T + queries.first;
   cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)queries.rows, (int)keys.rows, (int)s->HS,
-              s->scale, q.data, (int)q.ld, k.data, (int)k.ld, 0.0f, f.p, (int)ld);
+              s->scale, f.q, (int)s->HS, f.k, (int)s->HS, 0.0f, f.p, (int)ld);
   cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)queries.rows, (int)keys.rows, (int)s->HS, 1.0f,
-              dout.data, (int)dout.ld, v.data, (int)v.ld, 0.0f, f.ds, (int)ld);
+              f.dout, (int)s->HS, f.v, (int)s->HS, 0.0f, f.ds, (int)ld);
   for (int64_t i = 0; i < queries.rows; i++) {
     float *p = f.p + i * ld, *ds = f.ds + i * ld, lse = a->lse[at + i], delta = a->delta[at + i];
     Span seen = columns_of(s, queries.first + i, keys.first, keys.rows);
@@ -117,21 +113,22 @@ template <typename T>
 static void backward_keys(const Backward<T> *a, BackwardScratch f, Rows keys, float *dq) {
   const AttentionShape *s = a->s;
   int64_t HS = s->HS, group = s->NH / s->NKV, ld = scores_ld(a->block);
-  Tile k = load(s, a->k, a->ld_k, keys, f.k), v = load(s, a->v, a->ld_v, keys, f.v);
+  load(s, f.k, a->k, a->ld_k, keys);
+  load(s, f.v, a->v, a->ld_v, keys);
   Span seen = queries_of(s, keys.first, keys.first + keys.rows);
   bool add = false;
   for (int64_t h = keys.head * group; h < (keys.head + 1) * group; h++) {
     for (int64_t first = seen.begin; first < seen.end; first += a->block) {
       Rows queries = {keys.b, h, first, clamp64(seen.end - first, 1, a->block)};
-      Tile q = load(s, a->q, a->ld_q, queries, f.q);
-      Tile dout = load(s, a->dout, s->NH * HS, queries, f.dout);
-      score_gradients(a, f, queries, keys, q, k, v, dout);
-      multiply(f.da, HS, f.ds, ld, true, q, keys.rows, HS, queries.rows, add);
-      multiply(f.db, HS, f.p, ld, true, dout, keys.rows, HS, queries.rows, add);
+      load(s, f.q, a->q, a->ld_q, queries);
+      load(s, f.dout, a->dout, s->NH * HS, queries);
+      score_gradients(a, f, queries, keys);
+      multiply(f.da, HS, f.ds, ld, true, f.q, keys.rows, HS, queries.rows, add);
+      multiply(f.db, HS, f.p, ld, true, f.dout, keys.rows, HS, queries.rows, add);
       add = true;
       if (!dq) continue;
       float *to = dq + (queries.b * s->T + first) * a->ld_dq + h * HS;
-      multiply(to, a->ld_dq, f.ds, ld, false, k, queries.rows, HS, keys.rows, true);
+      multiply(to, a->ld_dq, f.ds, ld, false, f.k, queries.rows, HS, keys.rows, true);
     }
   }
   save(s, a->dk, a->ld_dk, keys, f.da);
@@ -142,14 +139,15 @@ static void backward_keys(const Backward<T> *a, BackwardScratch f, Rows keys, fl
 template <typename T> static void backward_queries(const Backward<T> *a, BackwardScratch f, Rows queries) {
   const AttentionShape *s = a->s;
   int64_t HS = s->HS, ld = scores_ld(a->block);
-  Tile q = load(s, a->q, a->ld_q, queries, f.q);
-  Tile dout = load(s, a->dout, s->NH * HS, queries, f.dout);
+  load(s, f.q, a->q, a->ld_q, queries);
+  load(s, f.dout, a->dout, s->NH * HS, queries);
   Span seen = keys_of(s, queries.first, queries.first + queries.rows);
   for (int64_t first = seen.begin; first < seen.end; first += a->block) {
     Rows keys = {queries.b, queries.head / (s->NH / s->NKV), first, clamp64(seen.end - first, 1, a->block)};
-    Tile k = load(s, a->k, a->ld_k, keys, f.k), v = load(s, a->v, a->ld_v, keys, f.v);
-    score_gradients(a, f, queries, keys, q, k, v, dout);
-    multiply(f.da, HS, f.ds, ld, false, k, queries.rows, HS, keys.rows, first > seen.begin);
+    load(s, f.k, a->k, a->ld_k, keys);
+    load(s, f.v, a->v, a->ld_v, keys);
+    score_gradients(a, f, queries, keys);
+    multiply(f.da, HS, f.ds, ld, false, f.k, queries.rows, HS, keys.rows, first > seen.begin);
   }
   save(s, a->dq, a->ld_dq, queries, f.da);
 }
@@ -184,8 +182,8 @@ static void backward_one_pass(const Device *dev, const Backward<float> *a, float
   const AttentionShape *s = a->s;
 #pragma omp parallel for num_threads((int)backward_lanes(dev, DT_FP32, s)) schedule(dynamic)
   for (int64_t unit = 0; unit < s->B * s->NKV; unit++) {
-    float *memory = workspace + omp_get_thread_num() * backward_scratch_floats(DT_FP32, s);
-    backward_unit(a, backward_scratch(DT_FP32, s, memory), unit / s->NKV, unit % s->NKV);
+    float *memory = workspace + omp_get_thread_num() * backward_scratch_floats(s);
+    backward_unit(a, backward_scratch(s, memory), unit / s->NKV, unit % s->NKV);
   }
 }
 
@@ -196,8 +194,8 @@ static void backward_two_passes(const Device *dev, DType dt, const Backward<T> *
   int64_t blocks = (s->T + a->block - 1) / a->block, units = s->B * s->NKV, heads = s->B * s->NH;
 #pragma omp parallel num_threads((int)backward_lanes(dev, dt, s))
   {
-    float *memory = workspace + omp_get_thread_num() * backward_scratch_floats(dt, s);
-    BackwardScratch f = backward_scratch(dt, s, memory);
+    float *memory = workspace + omp_get_thread_num() * backward_scratch_floats(s);
+    BackwardScratch f = backward_scratch(s, memory);
 #pragma omp for schedule(dynamic) nowait
     for (int64_t item = 0; item < units * blocks; item++) {
       int64_t first = item / units * a->block, unit = item % units;
@@ -214,7 +212,7 @@ static void backward_two_passes(const Device *dev, DType dt, const Backward<T> *
 
 size_t attention_backward_workspace(const Device *dev, DType dt, const AttentionShape *s) {
   int64_t lanes = backward_lanes(dev, dt, s);
-  return (size_t)(delta_floats(s) + lanes * backward_scratch_floats(dt, s)) * sizeof(float);
+  return (size_t)(delta_floats(s) + lanes * backward_scratch_floats(s)) * sizeof(float);
 }
 
 template <typename T>

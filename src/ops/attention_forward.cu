@@ -5,7 +5,7 @@
 #include <math.h>
 #include <omp.h>
 
-#include "ops/attention_tiles.cuh" // defines: Span, Tile, keys_of, columns_of, tile_load, tile_store, ...
+#include "ops/attention_tiles.cuh" // defines: Span, keys_of, columns_of, tile_load, tile_store, ...
 
 /* The operands of one call. */
 template <typename T> struct Forward {
@@ -22,27 +22,24 @@ typedef struct ForwardScratch {
   float *scores;      /* [block, scores_ld(block)] */
   float *sum;         /* [block, HS] probabilities * v, relative to max */
   float *max, *total; /* [block] of the scores so far, and the sum of exp(score - max) */
-  float *q, *k, *v;   /* [block, HS] each, where they must be converted */
+  float *q, *k, *v;   /* [block, HS] each */
 } ForwardScratch;
 
-static int64_t forward_scratch_floats(DType dt, const AttentionShape *s) {
+static int64_t forward_scratch_floats(const AttentionShape *s) {
   int64_t n = attention_block(s);
-  return scratch_floats(n, scores_ld(n)) + 2 * scratch_floats(n, 1) +
-         (1 + converted_tiles(dt, 3)) * scratch_floats(n, s->HS);
+  return scratch_floats(n, scores_ld(n)) + 2 * scratch_floats(n, 1) + 4 * scratch_floats(n, s->HS);
 }
 
-static ForwardScratch forward_scratch(DType dt, const AttentionShape *s, float *memory) {
+static ForwardScratch forward_scratch(const AttentionShape *s, float *memory) {
   int64_t n = attention_block(s);
   ForwardScratch f = {};
   f.scores = scratch_take(&memory, n, scores_ld(n));
   f.sum = scratch_take(&memory, n, s->HS);
   f.max = scratch_take(&memory, n, 1);
   f.total = scratch_take(&memory, n, 1);
-  if (converted_tiles(dt, 3) > 0) {
-    f.q = scratch_take(&memory, n, s->HS);
-    f.k = scratch_take(&memory, n, s->HS);
-    f.v = scratch_take(&memory, n, s->HS);
-  }
+  f.q = scratch_take(&memory, n, s->HS);
+  f.k = scratch_take(&memory, n, s->HS);
+  f.v = scratch_take(&memory, n, s->HS);
   return f;
 }
 
@@ -103,7 +100,7 @@ static void forward_block(const Forward<T> *a, ForwardScratch f, int64_t b, int6
                           int64_t rows) {
   const AttentionShape *s = a->s;
   int64_t HS = s->HS, kv = h / (s->NH / s->NKV), row = b * s->T + query, ld = scores_ld(a->block);
-  Tile q = tile_load(a->q + row * a->ld_q + h * HS, a->ld_q, rows, HS, f.q);
+  tile_load(f.q, a->q + row * a->ld_q + h * HS, a->ld_q, rows, HS);
   for (int64_t i = 0; i < rows; i++) {
     f.max[i] = -INFINITY;
     f.total[i] = 0.0f;
@@ -112,13 +109,13 @@ static void forward_block(const Forward<T> *a, ForwardScratch f, int64_t b, int6
   Span keys = keys_of(s, query, query + rows);
   for (int64_t key = keys.begin; key < keys.end; key += a->block) {
     int64_t cols = clamp64(keys.end - key, 1, a->block), at = b * s->T + key;
-    Tile k = tile_load(a->k + at * a->ld_k + kv * HS, a->ld_k, cols, HS, f.k);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)cols, (int)HS, s->scale, q.data,
-                (int)q.ld, k.data, (int)k.ld, 0.0f, f.scores, (int)ld);
+    tile_load(f.k, a->k + at * a->ld_k + kv * HS, a->ld_k, cols, HS);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)cols, (int)HS, s->scale, f.q,
+                (int)HS, f.k, (int)HS, 0.0f, f.scores, (int)ld);
     softmax_step(s, f, query, rows, key, cols);
-    Tile v = tile_load(a->v + at * a->ld_v + kv * HS, a->ld_v, cols, HS, f.v);
+    tile_load(f.v, a->v + at * a->ld_v + kv * HS, a->ld_v, cols, HS);
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)HS, (int)cols, 1.0f, f.scores,
-                (int)ld, v.data, (int)v.ld, 1.0f, f.sum, (int)HS);
+                (int)ld, f.v, (int)HS, 1.0f, f.sum, (int)HS);
   }
   for (int64_t i = 0; i < rows; i++) {
     float factor = 1.0f / f.total[i];
@@ -128,22 +125,21 @@ static void forward_block(const Forward<T> *a, ForwardScratch f, int64_t b, int6
   tile_store(a->o + row * s->NH * HS + h * HS, s->NH * HS, f.sum, rows, HS);
 }
 
-template <typename T>
-static void forward_all(const Device *dev, DType dt, const Forward<T> *a, float *workspace) {
+template <typename T> static void forward_all(const Device *dev, const Forward<T> *a, float *workspace) {
   const AttentionShape *s = a->s;
   int64_t items = forward_items(s), heads = s->B * s->NH, blocks = items / (heads > 0 ? heads : 1);
   /* the last blocks of queries see the most keys: they go first, so that the lanes end together */
 #pragma omp parallel for num_threads((int)forward_lanes(dev, s)) schedule(dynamic)
   for (int64_t item = 0; item < items; item++) {
-    float *memory = workspace + omp_get_thread_num() * forward_scratch_floats(dt, s);
+    float *memory = workspace + omp_get_thread_num() * forward_scratch_floats(s);
     int64_t query = (blocks - 1 - item / heads) * a->block, head = item % heads;
-    forward_block(a, forward_scratch(dt, s, memory), head / s->NH, head % s->NH, query,
+    forward_block(a, forward_scratch(s, memory), head / s->NH, head % s->NH, query,
                   clamp64(s->T - query, 1, a->block));
   }
 }
 
-size_t attention_forward_workspace(const Device *dev, DType dt, const AttentionShape *s) {
-  return (size_t)(forward_lanes(dev, s) * forward_scratch_floats(dt, s)) * sizeof(float);
+size_t attention_forward_workspace(const Device *dev, DType, const AttentionShape *s) {
+  return (size_t)(forward_lanes(dev, s) * forward_scratch_floats(s)) * sizeof(float);
 }
 
 void attention_forward(Device *dev, DType dt, void *o, float *lse, Heads q, Heads k, Heads v,
@@ -156,6 +152,6 @@ void attention_forward(Device *dev, DType dt, void *o, float *lse, Heads q, Head
     a.q = (const T *)q.data, a.k = (const T *)k.data, a.v = (const T *)v.data;
     a.ld_q = q.ld, a.ld_k = k.ld, a.ld_v = v.ld;
     a.block = attention_block(s);
-    forward_all(dev, dt, &a, (float *)workspace);
+    forward_all(dev, &a, (float *)workspace);
   });
 }

@@ -33,7 +33,7 @@ HD float normal_variate(Random4 random) {
   float a = ((float)random.x[0] + 1.f) * 0x1p-32f, b = (float)random.x[1] * 0x1p-32f;
   float sin_b, cos_b;
   fast_sincos(b * 6.28318530718f, &sin_b, &cos_b);
-  return sqrtf(-2.f * logf(a)) * cos_b;
+  return sqrtf(-2.f * fast_log(a)) * cos_b;
 }
 
 template <class T> struct FillNormal {

@@ -32,9 +32,6 @@ MASKED = 0.15           # part of the targets that are not trained on
 NOISE = 2e-6            # of an fp32 gradient, relative: what error_fp32 shows
 WEIGHT_STD, NORM_STD = 0.2, 0.2  # large: attention far from uniform, norm weights far from 1
 
-
-# One row a fixture: sizes and options of the config (as transformers 5 names them), T, and what is stored how:
-# dtype of the weights, shard size, v4 (the keys of a config.json as transformers 4 wrote it), seed (another draw).
 SMALL = dict(hidden_size=32, intermediate_size=36, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, vocab_size=61, max_position_embeddings=128)
 
@@ -45,6 +42,9 @@ def rope(kind, theta, **options):
 
 LLAMA3_ROPE = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)
 
+# One row a fixture: T, the config's options where they differ from SMALL (as transformers 5 names them), and what
+# is stored how: dtype of the weights, shard size, v4 (keys of a config.json as transformers 4 wrote it), and seed
+# (another draw of weights and tokens).
 FIXTURES = {
     "llama2": dict(
         about="Llama 2: MHA, untied; config.json as the first Llama 2 had it, without rope_theta",
@@ -65,7 +65,7 @@ FIXTURES = {
                 rope_scaling=dict(rope_type="llama3", **LLAMA3_ROPE))),
     "llama3.2": dict(
         about="Llama 3.2: tied, head_dim 16 where hidden / heads is 8, rope llama3, bf16 weights",
-        family="llama", T=50, dtype="bfloat16",
+        family="llama", T=50, seed=1, dtype="bfloat16",
         config=dict(head_dim=16, vocab_size=71, tie_word_embeddings=True, rms_norm_eps=1e-5,
                     rope_parameters=rope("llama3", 200.0, **dict(LLAMA3_ROPE, factor=32.0)))),
     "llama-linear": dict(
@@ -104,7 +104,7 @@ FIXTURES = {
                     rope_parameters=rope("default", 1e6))),
     "qwen2": dict(
         about="Qwen2: q/k/v bias, tied; sliding_window is given but switched off",
-        family="qwen2", T=52,
+        family="qwen2", T=52, seed=1,
         config=dict(vocab_size=101, tie_word_embeddings=True, rope_parameters=rope("default", 1e4)),
         v4=dict(rope_theta=10000.0, sliding_window=9, use_sliding_window=False, max_window_layers=1)),
     "qwen2-window": dict(
@@ -126,7 +126,7 @@ FIXTURES = {
                                   mscale=0.9, mscale_all_dim=0.4))),
     "qwen3": dict(
         about="Qwen3: q/k norm, head_dim 16 where hidden / heads is 8, tied",
-        family="qwen3", T=46,
+        family="qwen3", T=46, seed=1,
         config=dict(head_dim=16, vocab_size=79, num_key_value_heads=1, tie_word_embeddings=True,
                     rope_parameters=rope("default", 1e6))),
 }
