@@ -196,11 +196,11 @@ static bool train_step(Run *r, int64_t i, LogStep *s, Error *e) {
         (long long)i, loss, norm);
   LrSchedule lr = {(LrKind)o->schedule, o->lr, o->min_lr, o->warmup, o->steps};
   AdamW a = {};
-  a.lr = (float)learning_rate(&lr, i);
-  a.beta1 = (float)o->beta1;
-  a.beta2 = (float)o->beta2;
-  a.eps = (float)o->eps;
-  a.weight_decay = (float)o->weight_decay;
+  a.lr = learning_rate(&lr, i);
+  a.beta1 = o->beta1;
+  a.beta2 = o->beta2;
+  a.eps = o->eps;
+  a.weight_decay = o->weight_decay;
   a.step = i;
   a.seed = (uint64_t)o->seed;
   optimizer_update(&r->model, a, o->clip);

@@ -147,7 +147,7 @@ static void check_run(const Flags *f) {
   model_init(&t.model, 3);
   t.step = model_step_batch(&t.model, f->A);
   tiny_data(&t.step, t.config.V);
-  AdamW a = {1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 1, 1, 5};
+  AdamW a = {1e-3, 0.9, 0.95, 1e-8, 0.1, 1, 1, 5};
   for (a.step = 1; a.step <= 2; a.step++) {
     /* poison: what is read outside of its life is NaN and reaches the loss or a gradient */
     double loss = model_forward_backward(&t.model, &t.step);

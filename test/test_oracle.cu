@@ -231,11 +231,11 @@ static void check_relative(const Fixture *f, const char *what, int64_t s, double
 static void train_and_check(Fixture *f) {
   const cJSON *settings = cJSON_GetObjectItemCaseSensitive(f->json, "adamw");
   AdamW a = {};
-  a.lr = (float)number(settings, "lr");
-  a.beta1 = (float)number(settings, "beta1");
-  a.beta2 = (float)number(settings, "beta2");
-  a.eps = (float)number(settings, "eps");
-  a.weight_decay = (float)number(settings, "weight_decay");
+  a.lr = number(settings, "lr");
+  a.beta1 = number(settings, "beta1");
+  a.beta2 = number(settings, "beta2");
+  a.eps = number(settings, "eps");
+  a.weight_decay = number(settings, "weight_decay");
   int64_t steps = (int64_t)number(f->json, "steps");
   for (int64_t s = 0; s < steps; s++) {
     StepBatch step = batch_of_step(f, s);

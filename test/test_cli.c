@@ -1,0 +1,266 @@
+/* The program as a user runs it: $BUILD/train_llama, its exit codes, messages and files. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <cjson/cJSON.h>
+#include <dirent.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "io/file.h"
+#include "io/safetensors.h"
+#include "io/shards.h"
+
+static char folder[] = "/tmp/train_llama_cli_XXXXXX";
+
+/* A small, quick model on demo text. */
+#define QUICK "--seq-len 32 --batch 2 --eval-batches 2"
+
+/* Runs the program with `arguments` (a shell's words; @ stands for the test's folder); returns its exit code
+ * and what it said on both streams. */
+static int run(char *said, size_t size, const char *arguments) {
+  char command[4096];
+  const char *build = getenv("BUILD");
+  size_t at = (size_t)snprintf(command, sizeof command, "%s/train_llama ", build ? build : "build/cpu");
+  for (const char *c = arguments; *c && at < sizeof command - 64; c++) {
+    if (*c == '@')
+      at += (size_t)snprintf(command + at, sizeof command - at, "%s", folder);
+    else
+      command[at++] = *c;
+  }
+  snprintf(command + at, sizeof command - at, " 2>&1");
+  FILE *f = popen(command, "r");
+  assert_non_null(f);
+  size_t n = fread(said, 1, size - 1, f);
+  said[n] = 0;
+  while (fgetc(f) != EOF) {}
+  int status = pclose(f);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static char said[1 << 16];
+
+static void expect(int code, const char *message, const char *arguments) {
+  int found = run(said, sizeof said, arguments);
+  if (found != code || !strstr(said, message))
+    fail_msg("train_llama %s\nexit %d, expected %d and \"%s\"; it said:\n%s", arguments, found, code, message,
+             said);
+}
+
+static char *path_of(const char *name) {
+  static char path[512];
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  return path;
+}
+
+static bool exists(const char *name) {
+  return access(path_of(name), F_OK) == 0;
+}
+
+static void write_text(const char *name, const char *text) {
+  Error e;
+  if (!file_write_text(path_of(name), text, &e)) fail_msg("%s", e.text);
+}
+
+static void write_own_text(void) {
+  static char text[6000];
+  for (size_t i = 0; i + 1 < sizeof text; i++)
+    text[i] = "the quick brown fox jumps over the lazy dog. "[i % 45];
+  write_text("own.txt", text);
+}
+
+static int setup(void **state) {
+  (void)state;
+  return mkdtemp(folder) ? 0 : -1;
+}
+
+static int teardown(void **state) {
+  (void)state;
+  char command[512];
+  snprintf(command, sizeof command, "rm -rf %s", folder);
+  return system(command);
+}
+
+static void test_help_and_version(void **state) {
+  (void)state;
+  expect(0, "--mlp-chunk", "--help");
+  expect(0, "--mlp-chunk", "--help mlp-chunk");
+  expect(0, "train_llama ", "--version");
+}
+
+/* Every refusal: exit code 2, a message that names what was found, and nothing written. */
+static void test_refusals(void **state) {
+  (void)state;
+  static const struct {
+    const char *arguments, *message;
+  } cases[] = {
+      {"--mlp-chunks 3", "--mlp-chunk"},
+      {"--seq-len none", "--seq-len"},
+      {"--seq-len 0", "--seq-len"},
+      {"--recompute mlp --checkpoint-every 2", "--recompute layer"},
+      {"--model nothing-of-that-name --train x.bin", "llama3-8b"},
+      {"--model @ --train x.bin", "config.json"},
+      {"--model llama3.2-1b", "--train"},
+      {"--train @/none*.bin", "none*.bin"},
+      {"--train @/short.txt --seq-len 4096", "--seq-len"},
+      {"--train @/bad.bin", "not a token shard"},
+      {"--train @/large.bin --seq-len 8", "300"},
+      {"--val @/short.txt --seq-len 4096", "--seq-len"},
+      {"--device cuda", "cuda"},
+      {"--device tpu", "tpu"},
+      {"--threads -1", "--threads"},
+      {"--dtype fp8", "fp8"},
+      {"--master fp32", "--master"},
+      {"--lr 1e-4 --min-lr 1", "--min-lr"},
+      {"--rope-scaling none --rope-factor 4", "--rope-factor"},
+      {"--train @/large.bin --seq-len 8 --sample-every 1", "--sample-every"},
+      {"--batch 1000000 --seq-len 1000000000", "2^40"},
+      {"surplus", "surplus"},
+      {"--json", "--plan"},
+      {"--out @/short.txt/run", "short.txt"},
+      {"--out @/taken", "run.json"},
+      {"--dump-grads @/no/folder/g.safetensors " QUICK, "no/folder"},
+  };
+  write_text("short.txt", "a text that is far too short");
+  char junk[2048];
+  memset(junk, 'x', sizeof junk - 1);
+  junk[sizeof junk - 1] = 0;
+  write_text("bad.bin", junk);
+  uint32_t tokens[64];
+  for (uint32_t i = 0; i < 64; i++) tokens[i] = i == 20 ? 300 : i;
+  Error e;
+  if (!shard_write(path_of("large.bin"), 1, tokens, 64, 0, 0, &e)) fail_msg("%s", e.text);
+  assert_int_equal(mkdir(path_of("taken"), 0777), 0);
+  write_text("taken/run.json", "{}");
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    char arguments[512];
+    bool has_out = strstr(cases[i].arguments, "--out") || strstr(cases[i].arguments, "--dump-grads");
+    snprintf(arguments, sizeof arguments, "%s %s", cases[i].arguments, has_out ? "" : "--out @/refused");
+    int code = strstr(cases[i].arguments, "no/folder") ? EXIT_RUNTIME : EXIT_USAGE;
+    expect(code, cases[i].message, arguments);
+    assert_false(exists("refused"));
+  }
+}
+
+/* The number after "key": in the line-th line of a log, or NAN. */
+static double log_number(const char *name, int line, const char *key) {
+  Error e;
+  char *text = file_read_text(path_of(name), 1 << 20, NULL, &e), *rest = text;
+  if (!text) fail_msg("%s", e.text);
+  for (int i = 0; i < line && rest; i++) rest = strchr(rest, '\n') ? strchr(rest, '\n') + 1 : NULL;
+  assert_non_null(rest);
+  cJSON *json = cJSON_ParseWithOpts(rest, NULL, false);
+  const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
+  double value = cJSON_IsNumber(item) ? item->valuedouble : NAN;
+  cJSON_Delete(json);
+  free(text);
+  return value;
+}
+
+static void test_train_save_and_load(void **state) {
+  (void)state;
+  write_own_text();
+  expect(0, "---- sample ----", QUICK " --steps 3 --save-every 2 --val @/own.txt --out @/run");
+  const char *const files[] = {"run/run.json",
+                               "run/log.jsonl",
+                               "run/step-00000002/DONE",
+                               "run/step-00000003/DONE",
+                               "run/step-00000003/config.json",
+                               "run/step-00000003/model.safetensors"};
+  for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+    if (!exists(files[i])) fail_msg("%s is missing", files[i]);
+  assert_false(exists("run/step-00000003.tmp"));
+
+  /* a line for the evaluation before the first step, then one a step; the last has an evaluation */
+  assert_true(log_number("run/log.jsonl", 0, "step") == 0 && log_number("run/log.jsonl", 3, "step") == 3);
+  double first = log_number("run/log.jsonl", 0, "val_loss"),
+         last = log_number("run/log.jsonl", 3, "val_loss");
+  assert_true(fabs(first - log(256)) < 0.5 && last < first);
+  assert_true(log_number("run/log.jsonl", 3, "tokens") == 3 * 64);
+
+  /* the saved model, loaded, has the loss that it was saved with */
+  char wanted[64];
+  snprintf(wanted, sizeof wanted, "val loss %.6f", last);
+  expect(0, wanted, QUICK " --eval-only --model @/run/step-00000003 --val @/own.txt");
+}
+
+static void test_same_seed_same_run(void **state) {
+  (void)state;
+  expect(0, "step", QUICK " --steps 4 --out @/one");
+  expect(0, "step", QUICK " --steps 4 --out @/two");
+  expect(0, "step", QUICK " --steps 4 --seed 7 --out @/three");
+  for (int i = 1; i <= 4; i++)
+    assert_true(log_number("one/log.jsonl", i, "loss") == log_number("two/log.jsonl", i, "loss"));
+  assert_true(log_number("one/log.jsonl", 4, "loss") != log_number("three/log.jsonl", 4, "loss"));
+}
+
+static void test_own_text(void **state) {
+  (void)state;
+  write_own_text();
+  expect(0, "held out", "--train @/own.txt --steps 2 --sample-every 1 " QUICK);
+  expect(0, "---- sample ----", "--train @/own.txt --val @/own.txt --steps 2 " QUICK);
+}
+
+static void test_bf16_runs(void **state) {
+  (void)state;
+  write_own_text();
+  expect(0, "step", QUICK " --steps 2 --dtype bf16 --moments bf16 --out @/bf16");
+  expect(0, "step", QUICK " --steps 2 --dtype bf16 --master fp32 --grad-accum 2");
+  expect(0, "val loss", "--eval-only --model @/bf16/step-00000002 --val @/own.txt " QUICK);
+}
+
+static void test_plan(void **state) {
+  (void)state;
+  expect(0, "gradients", "--model llama3-8b --seq-len 64K --dtype bf16 --moments bf16 --plan");
+  assert_int_equal(run(said, sizeof said, "--plan --json --seq-len 64 | head -c 60000 > @/plan.json"), 0);
+  Error e;
+  char *text = file_read_text(path_of("plan.json"), 1 << 20, NULL, &e);
+  cJSON *json = cJSON_Parse(text);
+  assert_non_null(json);
+  const cJSON *spaces = cJSON_GetObjectItemCaseSensitive(json, "spaces");
+  const cJSON *device = cJSON_GetObjectItemCaseSensitive(spaces, "device");
+  assert_true(cJSON_GetObjectItemCaseSensitive(device, "bytes")->valuedouble > 1e6);
+  assert_true(cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(json, "buffers")) > 20);
+  cJSON_Delete(json);
+  free(text);
+}
+
+static void test_dump_grads(void **state) {
+  (void)state;
+  expect(0, "gradient norm", QUICK " --grad-accum 2 --dump-grads @/grads.safetensors");
+  Error e;
+  SafeTensors *set = safetensors_open(path_of("grads.safetensors"), &e);
+  if (!set) fail_msg("%s", e.text);
+  const SafeTensor *ids = safetensors_find(set, "input_ids"), *labels = safetensors_find(set, "labels");
+  assert_true(ids && labels && safetensors_find(set, "loss"));
+  assert_true(safetensors_find(set, "model.layers.3.self_attn.k_proj.weight") != NULL);
+  assert_true(ids->dims == 2 && ids->shape[0] == 4 && ids->shape[1] == 32);
+  float second, label;
+  memcpy(&second, (const char *)ids->data + 4, 4);
+  memcpy(&label, labels->data, 4);
+  assert_true(second == label); /* targets are the next tokens */
+  safetensors_close(set);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_help_and_version),
+      cmocka_unit_test(test_refusals),
+      cmocka_unit_test(test_train_save_and_load),
+      cmocka_unit_test(test_same_seed_same_run),
+      cmocka_unit_test(test_own_text),
+      cmocka_unit_test(test_bf16_runs),
+      cmocka_unit_test(test_plan),
+      cmocka_unit_test(test_dump_grads),
+  };
+  return cmocka_run_group_tests(tests, setup, teardown);
+}
