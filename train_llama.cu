@@ -66,6 +66,16 @@ static bool check_sampling(const Run *r, Error *e) {
          "version cannot\nturn other tokens into text. Leave --sample-every out.");
 }
 
+/* Reads what the first step would read: a token that the model does not have shows here, not after a start.
+ */
+static bool peek(Run *r, DataLoader *d, Error *e) {
+  if (!d) return true;
+  StepBatch step = model_step_batch(&r->model, r->o.grad_accum);
+  bool ok = dataloader_next(d, &step, e);
+  dataloader_rewind(d);
+  return ok;
+}
+
 static bool run_open(Run *r, Error *e) {
   const Options *o = &r->o;
   if (!setup_config(&r->config, o, e) || !device_open(&r->dev, o->device, (int)o->threads, e)) return false;
@@ -75,7 +85,8 @@ static bool run_open(Run *r, Error *e) {
   if (!setup_data(&r->train, &r->val, o, &r->config, e) || !check_sampling(r, e)) return false;
   r->roof = matmul_measure_rate(&r->dev, 0.2);
   r->libraries_bytes = process_resident_bytes();
-  return model_open(&r->model, &r->config, r->schedule, &r->dev, false, e) && load_weights(r, e);
+  return model_open(&r->model, &r->config, r->schedule, &r->dev, false, e) && load_weights(r, e) &&
+         peek(r, r->train, e) && peek(r, r->val, e);
 }
 
 static void run_close(Run *r) {

@@ -40,7 +40,7 @@ static void test_unchanged(void **state) {
   char *text = demo_text(1, BYTES);
   uint64_t hash = 0xcbf29ce484222325u;
   for (int i = 0; i < BYTES; i++) hash = (hash ^ (uint8_t)text[i]) * 0x100000001b3u;
-  assert_int_equal(hash, 0);
+  assert_int_equal(hash, 0xbbc9233375a2ed39u);
   free(text);
 }
 

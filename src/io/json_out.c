@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Bytes of the UTF-8 character at s (Unicode 15, table 3-7), 0 when it is malformed. */
 static int utf8_length(const unsigned char *s) {
@@ -40,10 +41,12 @@ void json_string(FILE *out, const char *s) {
 }
 
 void double_text(double x, char text[DOUBLE_TEXT]) {
+  char shortest[DOUBLE_TEXT];
   for (int digits = 6; digits <= 17; digits++) {
-    snprintf(text, DOUBLE_TEXT, "%.*g", digits, x);
-    if (strtod(text, NULL) == x) return;
+    snprintf(shortest, sizeof shortest, "%.*g", digits, x);
+    if (strtod(shortest, NULL) == x) break;
   }
+  memcpy(text, shortest, sizeof shortest);
 }
 
 void json_double(FILE *out, double x) {
