@@ -123,7 +123,7 @@ static void test_refusals(void **state) {
       {"--lr 1e-4 --min-lr 1", "--min-lr"},
       {"--rope-scaling none --rope-factor 4", "--rope-factor"},
       {"--train @/large.bin --seq-len 8 --sample-every 1", "--sample-every"},
-      {"--batch 1000000 --seq-len 1000000000", "2^40"},
+      {"--batch 1000000 --seq-len 1000000000", "1099511627776"},
       {"surplus", "surplus"},
       {"--json", "--plan"},
       {"--out @/short.txt/run", "short.txt"},
