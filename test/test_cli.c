@@ -17,6 +17,7 @@
 
 #include "base/error.h"
 #include "io/file.h"
+#include "io/hf_config.h"
 #include "io/safetensors.h"
 #include "io/shards.h"
 
@@ -218,6 +219,37 @@ static void test_bf16_runs(void **state) {
   expect(0, "val loss", "--eval-only --model @/bf16/step-00000002 --val @/own.txt " QUICK);
 }
 
+/* A loaded Hugging Face model: context extension by flag is trained with and written into what is saved. */
+static void test_rope_flags_are_saved(void **state) {
+  (void)state;
+  static uint32_t tokens[2000];
+  for (uint32_t i = 0; i < 2000; i++) tokens[i] = i * i % 61;
+  Error e;
+  if (!shard_write(path_of("small.bin"), 7, tokens, 2000, 0, 0, &e)) fail_msg("%s", e.text);
+#define LLAMA2 "--model test/fixtures/llama2 --train @/small.bin --steps 1 --batch 1 "
+  expect(0, "beyond the model's max_position_embeddings", LLAMA2 "--seq-len 256");
+  expect(0, "step", LLAMA2 "--seq-len 256 --rope-scaling yarn --out @/yarn");
+  expect(0, "step", LLAMA2 "--seq-len 256 --rope-scaling linear --rope-factor 3 --out @/linear");
+  expect(0, "step", LLAMA2 "--rope-theta 5e5 --seq-len 64 --out @/theta");
+  const struct {
+    const char *dir;
+    Rope rope;
+    int64_t max_T;
+  } cases[] = {
+      {"yarn/step-00000001", {.theta = 1e4, .scaling = ROPE_YARN, .factor = 2, .original_T = 128}, 256},
+      {"linear/step-00000001", {.theta = 1e4, .scaling = ROPE_LINEAR, .factor = 3}, 384},
+      {"theta/step-00000001", {.theta = 5e5, .scaling = ROPE_NONE}, 128}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    Config c;
+    if (!hf_config_read(&c, path_of(cases[i].dir), &e)) fail_msg("%s", e.text);
+    assert_true(c.rope.theta == cases[i].rope.theta && c.rope.scaling == cases[i].rope.scaling);
+    assert_int_equal(c.max_T, cases[i].max_T);
+    if (c.rope.scaling != ROPE_NONE) assert_true(c.rope.factor == cases[i].rope.factor);
+    if (c.rope.scaling == ROPE_YARN) assert_int_equal(c.rope.original_T, cases[i].rope.original_T);
+    config_free(&c);
+  }
+}
+
 static void test_plan(void **state) {
   (void)state;
   expect(0, "gradients", "--model llama3-8b --seq-len 64K --dtype bf16 --moments bf16 --plan");
@@ -259,6 +291,7 @@ int main(void) {
       cmocka_unit_test(test_same_seed_same_run),
       cmocka_unit_test(test_own_text),
       cmocka_unit_test(test_bf16_runs),
+      cmocka_unit_test(test_rope_flags_are_saved),
       cmocka_unit_test(test_plan),
       cmocka_unit_test(test_dump_grads),
   };
