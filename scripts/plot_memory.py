@@ -1,87 +1,107 @@
 #!/usr/bin/env python3
-"""Draws what mini-sequences save: memory of activations against sequence length, in four modes.
+"""Draws what mini-sequences save: activation memory over the sequence length, in four ways to train.
 
-    scripts/plot_memory.py [--program ./train_llama] [--model llama3-8b] [-o docs/memory.png]
+    scripts/plot_memory.py -o out.png [--program ./train_llama] [--model llama3-8b]
 
-The numbers are planned bytes, from `--plan --json`: nothing is trained, and no weights are needed. Needs gnuplot
-(gnuplot-nox). Counted is the peak of device memory without weights, gradients and optimizer.
+The bytes are those of `train_llama --plan --json`, so nothing is trained and any length fits. Counted is the device
+memory of a run less its weights, gradients and optimizer moments, which do not depend on the length. The plans are
+for one sequence in bf16 on the CPU device with one thread, which are the same on every machine. The numbers are
+printed as well, in GB (10^9 bytes). Needs gnuplot (gnuplot-nox) and nothing else.
 """
 import argparse
 import json
-import shutil
 import subprocess
-import sys
 
-MODES = [
-    ("vanilla", "#6b7280", ["--recompute", "none", "--mlp-chunk", "0", "--head-chunk", "0"]),
-    ("checkpointing", "#d97706", ["--recompute", "layer", "--mlp-chunk", "0", "--head-chunk", "0"]),
-    ("mini-sequences", "#2563eb", ["--recompute", "layer"]),
-    ("mini-sequences, a checkpoint every 4 layers", "#059669", ["--recompute", "layer", "--checkpoint-every", "4"]),
+import gnuplot
+from gnuplot import COLORS, fail, label
+
+LENGTHS = [4096 << i for i in range(7)]
+STATE = ["weights", "master weights", "gradients", "moments"]
+COMMON = "--dtype bf16 --moments bf16 --batch 1 --device cpu --threads 1"
+MODES = [  # name, flags, color
+    ("vanilla: every activation kept", "--recompute none --mlp-chunk 0 --head-chunk 0", COLORS[1]),
+    ("checkpointing: layers recomputed", "--recompute layer --mlp-chunk 0 --head-chunk 0", COLORS[3]),
+    ("mini-sequences: and MLP, LM head in chunks", "--recompute layer", COLORS[0]),
+    ("mini-sequences, every 4th layer's input kept", "--recompute layer --checkpoint-every 4", COLORS[2]),
 ]
-LENGTHS = [2**i * 1024 for i in range(2, 9)]
-STATE = ("weights", "master weights", "gradients", "moments")  # categories that do not grow with T
-
-
-def fail(message):
-    sys.exit(f"plot_memory.py: {message}")
 
 
 def activation_bytes(program, model, length, flags):
-    command = [program, "--plan", "--json", "--model", model, "--dtype", "bf16", "--moments", "bf16",
-               "--batch", "1", "--seq-len", str(length), *flags]
-    result = subprocess.run(command, text=True, capture_output=True, check=False)
+    """Bytes of a run on the device that are neither weights nor gradients nor moments."""
+    command = [program, "--plan", "--json", "--model", model, "--seq-len", str(length), *COMMON.split(), *flags.split()]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        fail(f"{program}: {error.strerror}; expected the trainer that `make` builds (or give --program).")
     if result.returncode != 0:
-        fail(f"{' '.join(command)}:\n{result.stderr.strip()}")
+        fail(f"{' '.join(command)} ended with status {result.returncode}:\n{result.stderr.strip()}")
     plan = json.loads(result.stdout)
-    return max(sum(bytes_ for category, bytes_ in moment["device"].items() if category not in STATE)
-               for moment in plan["moments"])
+    device = plan["spaces"]["device"]
+    live = plan["moments"][device["peak_moment"]]["device"]
+    return device["bytes"] - sum(live.get(category, 0) for category in STATE)
 
 
-def draw(model, table, output):
-    blocks, curves = [], []
-    for i, (name, color, _) in enumerate(MODES):
-        rows = "\n".join(f"{length} {table[length][i] / 1e9:.6g}" for length in LENGTHS)
-        blocks.append(f"$d{i} << EOD\n{rows}\nEOD")
-        curves.append(f"$d{i} with linespoints linecolor rgb '{color}' linewidth 2 pointtype 7 pointsize 0.8 "
-                      f"title \"{name}\"")
-    tics = ", ".join(f"'{length // 1024}K' {length}" for length in LENGTHS)
-    script = "\n".join([
-        "set encoding utf8",
-        "set terminal pngcairo size 1000,580 font 'DejaVu Sans,12' background '#ffffff' linewidth 1.3",
-        f"set output '{output}'",
-        "set border 3 linecolor '#9ca3af'; set grid linecolor '#e5e7eb' linetype 1 linewidth 0.8",
-        "set tics nomirror out scale 0.5 textcolor '#374151'",
-        f"set title '{model}, bf16, one sequence: activations at their peak, as planned' noenhanced font ',14'",
-        "set key top left Left reverse noenhanced spacing 1.25 textcolor '#374151'; set rmargin 5",
-        "set logscale x 2; set logscale y 10",
-        f"set xtics ({tics}); set xrange [{LENGTHS[0]}:{LENGTHS[-1]}]",
-        "set xlabel 'tokens in the sequence' textcolor '#374151'",
-        "set ylabel 'GB' textcolor '#374151'; set format y '%g'",
-        *blocks,
-        f"plot {', '.join(curves)}",
-    ])
-    result = subprocess.run(["gnuplot"], input=script, text=True, capture_output=True, check=False)
-    if result.returncode != 0:
-        fail(f"gnuplot could not draw {output}:\n{result.stderr.strip()}")
-    print(f"wrote {output}")
+def length_text(length):
+    return f"{length // 1024}Ki"
+
+
+def gigabytes(count):
+    return f"{count / 1e9:.3g}" if count < 1e12 else f"{count / 1e9:.0f}"
+
+
+def print_table(curves):
+    width = max(len(name) for name, _, _ in MODES)
+    print(f"{'activation memory, GB':{width}}" + "".join(f"{length_text(length):>8}" for length in LENGTHS))
+    for (name, _, _), counts in zip(MODES, curves):
+        print(f"{name:{width}}" + "".join(f"{gigabytes(count):>8}" for count in counts))
+
+
+def program_text(model, curves, output):
+    blocks, elements = [], []
+    for i, ((name, _, color), counts) in enumerate(zip(MODES, curves)):
+        blocks.append(gnuplot.block(f"$d{i}", [(x, count / 1e9) for x, count in zip(LENGTHS, counts)]))
+        elements.append(
+            f"$d{i} with linespoints linecolor rgb '{color}' linewidth 2 pointtype 7 pointsize 0.9 title {label(name)}"
+        )
+        blocks.append(
+            f"set label {label(gigabytes(counts[-1]) + ' GB')} at {LENGTHS[-1]},{counts[-1] / 1e9:.9g} left "
+            f"offset 0.9,0 textcolor '{color}'"
+        )
+    tics = ", ".join(f"{label(length_text(length))} {length}" for length in LENGTHS)
+    most = max(max(counts) for counts in curves) / 1e9
+    least = min(min(counts) for counts in curves) / 1e9
+    return "\n".join(
+        [
+            gnuplot.look(output, 900, 520),
+            f"set title {label(model + ': activation memory of a training step, one sequence, bf16')} offset 0,0.6",
+            "set label 'planned bytes on the device besides weights, gradients and optimizer moments; the tests hold "
+            "runs to the plan' at graph 0.5,1.04 center font ',10' textcolor '#6b7280'",
+            "set lmargin 9; set rmargin 11; set tmargin 3.6; set bmargin 3.6",
+            "set key top left Left reverse noenhanced font ',12' spacing 1.15 textcolor '#374151'",
+            f"set logscale xy; set xrange [{LENGTHS[0] / 1.1}:{LENGTHS[-1] * 1.1}]",
+            f"set yrange [{least / 1.5:.9g}:{most * 3.5:.9g}]",
+            f"set xtics ({tics}); set xlabel 'tokens a sequence' textcolor '#374151' offset 0,0.3",
+            "set ytics format '%g GB'",
+            *blocks,
+            f"plot {', '.join(elements)}",
+        ]
+    )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--program", default="./train_llama", help="the trainer (default %(default)s)")
-    parser.add_argument("--model", default="llama3-8b", help="a preset or a folder (default %(default)s)")
-    parser.add_argument("-o", "--output", default="memory.png", help="the PNG to write (default %(default)s)")
+    parser.add_argument("-o", "--output", required=True, help="the PNG to write")
+    parser.add_argument("--program", default="./train_llama", help="the trainer [./train_llama]")
+    parser.add_argument("--model", default="llama3-8b", help="preset or Hugging Face folder [llama3-8b]")
     options = parser.parse_args()
-    if not shutil.which(options.program):
-        fail(f"found no {options.program}. Run make, or give --program.")
-    if not shutil.which("gnuplot"):
-        fail("found no gnuplot. Install it (Debian, Ubuntu: apt-get install gnuplot-nox).")
-    table = {length: [activation_bytes(options.program, options.model, length, flags) for _, _, flags in MODES]
-             for length in LENGTHS}
-    print(f"{'tokens':>8}" + "".join(f"{name:>45}" for name, _, _ in MODES) + "   GB")
-    for length in LENGTHS:
-        print(f"{length:8d}" + "".join(f"{bytes_ / 1e9:45.2f}" for bytes_ in table[length]))
-    draw(options.model, table, options.output)
+    gnuplot.require()
+    curves = [
+        [activation_bytes(options.program, options.model, length, flags) for length in LENGTHS]
+        for _, flags, _ in MODES
+    ]
+    print_table(curves)
+    gnuplot.draw(program_text(options.model, curves, options.output), options.output)
+    print(f"wrote {options.output}")
 
 
 if __name__ == "__main__":

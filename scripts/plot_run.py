@@ -10,16 +10,10 @@ import argparse
 import json
 import math
 import os
-import shutil
 import statistics
-import subprocess
-import sys
 
-COLORS = ["#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f"]
-
-
-def fail(message):
-    sys.exit(f"plot_run.py: {message}")
+import gnuplot
+from gnuplot import COLORS, fail, label
 
 
 def read_log(run):
@@ -79,13 +73,6 @@ def padded_range(values, from_zero=False):
     return (low if from_zero else low - air), high + air
 
 
-def label(text):
-    """A string in gnuplot's double quotes, without its markup."""
-    for special in "\\\"":
-        text = text.replace(special, "\\" + special)
-    return '"' + text.replace("\n", " ") + '"'
-
-
 class Script:
     """A gnuplot program: data blocks first, then the panels that draw them."""
 
@@ -94,8 +81,7 @@ class Script:
 
     def block(self, points):
         name = f"$d{len(self.data)}"
-        text = "\n".join(f"{x} {y:.9g}" for x, y in points)
-        self.data.append(f"{name} << EOD\n{text}\nEOD")
+        self.data.append(gnuplot.block(name, points))
         return name
 
     def panel(self, place, title, curves, limits, extra=""):
@@ -122,12 +108,7 @@ class Script:
     def text(self, output, last_step):
         return "\n".join(
             [
-                "set encoding utf8",
-                "set terminal pngcairo size 1500,1000 font 'DejaVu Sans,13' background '#ffffff' linewidth 1.4",
-                f"set output {label(output)}",
-                "set border 3 linecolor '#9ca3af'; set grid linecolor '#e5e7eb' linetype 1 linewidth 0.8",
-                "set tics nomirror out scale 0.5 textcolor '#374151'; set xtics autofreq",
-                "set title font ',14' textcolor '#111827' noenhanced offset 0,-0.4; unset key",
+                gnuplot.look(output, 1500, 1000),
                 f"set xrange [0:{max(1, last_step)}]",
                 *self.data,
                 "set multiplot",
@@ -185,11 +166,7 @@ def draw(runs, output):
             extra = f"set format y '{axis_format}'; set xlabel 'step' textcolor '#374151' offset 0,0.3"
             script.panel((left, right, 0.08, 0.36), title, curves, limits, extra)
 
-    result = subprocess.run(
-        ["gnuplot"], input=script.text(output, last_step), text=True, capture_output=True, check=False
-    )
-    if result.returncode != 0 or not os.path.exists(output):
-        fail(f"gnuplot could not draw {output}:\n{result.stderr.strip()}")
+    gnuplot.draw(script.text(output, last_step), output)
 
 
 def main():
@@ -197,8 +174,7 @@ def main():
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, or a log.jsonl")
     parser.add_argument("-o", "--output", required=True, help="the PNG to write")
     options = parser.parse_args()
-    if not shutil.which("gnuplot"):
-        fail("found no gnuplot. Install it (Debian, Ubuntu: apt-get install gnuplot-nox).")
+    gnuplot.require()
     names = [os.path.basename(os.path.abspath(run.removesuffix("log.jsonl"))) for run in options.runs]
     if len(set(names)) < len(names):  # runs of one name in several folders
         names = options.runs

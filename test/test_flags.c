@@ -278,7 +278,7 @@ static void flags_that_do_not_go_together(void **state) {
   refuse_line("--model some/folder", "--train", "some/folder", NULL);
   refuse_line("--model llama3-8b --eval-only", "--val", NULL);
   refuse_line("--seq-len 1Gi --batch 1Mi", "1073741824, 1048576", NULL);
-  refuse_line("--seq-len 1024Gi --batch 1Mi --grad-accum 1Mi", "--grad-accum", NULL);
+  refuse_line("--seq-len 1Gi --batch 1Mi --grad-accum 1Mi", "--grad-accum", NULL);
 
   Options o;
   CommandLine c;

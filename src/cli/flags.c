@@ -39,7 +39,7 @@ static const Flag flags[] = {
     {GROUP_MODEL, "train", STRING(train), "", "GLOB[,GLOB]",
      "token shards or .txt files to train on (default: text made by the demo)"},
     {GROUP_MODEL, "val", STRING(val), "", "GLOB[,GLOB]", "the same to evaluate on"},
-    {GROUP_MODEL, "seq-len", INT(seq_len), "512", "N", "tokens a sequence", RANGE(1, MAX_LENGTH)},
+    {GROUP_MODEL, "seq-len", INT(seq_len), "512", "N", "tokens a sequence", RANGE(1, INT32_MAX)},
     {GROUP_MODEL, "batch", INT(batch), "4", "N", "sequences a micro-batch", RANGE(1, MAX_COUNT)},
     {GROUP_MODEL, "grad-accum", INT(grad_accum), "1", "N", "micro-batches an optimizer step",
      RANGE(1, MAX_COUNT)},

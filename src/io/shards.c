@@ -3,8 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -14,6 +12,8 @@
 
 #define XXH_INLINE_ALL
 #include <xxhash.h> // XXH3_64bits
+
+#include "io/file.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "shards are little-endian and are read in place"
@@ -217,26 +217,14 @@ bool shard_read(const Shard *s, int64_t from, int64_t n, int64_t V, uint32_t *ds
 
 /* Writing */
 
-static bool write_all(int fd, const void *data, size_t bytes) {
-  const char *p = data;
-  while (bytes > 0) {
-    ssize_t n = write(fd, p, bytes < (1u << 30) ? bytes : (1u << 30));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return false;
-    p += n;
-    bytes -= (size_t)n;
-  }
-  return true;
-}
-
 /* Version 1: narrowed in pieces. */
-static bool write_uint16(int fd, const uint32_t *tokens, int64_t n) {
+static bool write_uint16(int fd, const char *path, const uint32_t *tokens, int64_t n, Error *e) {
   uint16_t piece[8192];
   const int64_t size = sizeof piece / sizeof piece[0];
   for (int64_t at = 0; at < n; at += size) {
     int64_t m = n - at < size ? n - at : size;
     for (int64_t i = 0; i < m; i++) piece[i] = (uint16_t)tokens[at + i];
-    if (!write_all(fd, piece, (size_t)m * sizeof piece[0])) return false;
+    if (!file_write_all(fd, path, piece, (size_t)m * sizeof piece[0], e)) return false;
   }
   return true;
 }
@@ -281,19 +269,16 @@ bool shard_write(const char *path, int version, const uint32_t *tokens, int64_t 
   ShardHeader h;
   if (!make_header(&h, path, version, tokens, n, V, tokenizer_hash, e)) return false;
 
-  char aside[PATH_MAX];
-  if ((size_t)snprintf(aside, sizeof aside, "%s.tmp", path) >= sizeof aside) {
-    return error_usage(e, "%s: the path is longer than %zu bytes", path, sizeof aside - 5);
-  }
-  int fd = open(aside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd < 0) return error_runtime(e, "%s: cannot create the file: %s", aside, strerror(errno));
-  bool ok = write_all(fd, &h, sizeof h) &&
-            (version == 1 ? write_uint16(fd, tokens, n) : write_all(fd, tokens, (size_t)n * 4)) &&
-            fsync(fd) == 0;
-  int failure = ok ? 0 : errno;
-  if (close(fd) != 0 && ok) failure = errno;
-  if (!failure && rename(aside, path) != 0) failure = errno;
-  if (!failure) return true;
-  unlink(aside);
-  return error_runtime(e, "%s: cannot write the shard: %s; is the disk full?", path, strerror(failure));
+  char *aside = file_temporary_name(path);
+  int fd = file_create(aside, e);
+  bool created = fd >= 0;
+  bool ok = created && file_write_all(fd, path, &h, sizeof h, e) &&
+            (version == 1 ? write_uint16(fd, path, tokens, n, e)
+                          : file_write_all(fd, path, tokens, (size_t)n * 4, e));
+  if (ok)
+    ok = file_publish(fd, aside, path, e);
+  else if (created)
+    file_discard(fd, aside);
+  free(aside);
+  return ok;
 }
