@@ -104,4 +104,16 @@ static inline double *doubles(int64_t n) {
   return (double *)calloc((size_t)n, sizeof(double));
 }
 
+/* Group fixtures: the tests' state is a Device of two threads. */
+static inline int device_setup(void **state) {
+  static Device dev;
+  open_device(&dev, 2);
+  *state = &dev;
+  return 0;
+}
+static inline int device_teardown(void **state) {
+  close_device((Device *)*state);
+  return 0;
+}
+
 #endif

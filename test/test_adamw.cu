@@ -364,17 +364,6 @@ static void elementary_functions_are_accurate(void **) {
     }
 }
 
-static int setup(void **state) {
-  static Device dev;
-  open_device(&dev, 2);
-  *state = &dev;
-  return 0;
-}
-static int teardown(void **state) {
-  close_device((Device *)*state);
-  return 0;
-}
-
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(adamw_fp32_equals_its_definition),
@@ -388,5 +377,5 @@ int main(void) {
       cmocka_unit_test(fill_normal_is_normal_and_sliceable),
       cmocka_unit_test(elementary_functions_are_accurate),
   };
-  return cmocka_run_group_tests(tests, setup, teardown);
+  return cmocka_run_group_tests(tests, device_setup, device_teardown);
 }

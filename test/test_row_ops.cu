@@ -581,17 +581,6 @@ static void nothing_is_done_to_no_rows(void **state) {
   assert_true(x == 1 && dw == 1);
 }
 
-static int setup(void **state) {
-  static Device dev;
-  open_device(&dev, 2);
-  *state = &dev;
-  return 0;
-}
-static int teardown(void **state) {
-  close_device((Device *)*state);
-  return 0;
-}
-
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(rmsnorm_reference_has_the_forwards_slope),
@@ -607,5 +596,5 @@ int main(void) {
       cmocka_unit_test(qk_prepare_equals_its_definition),
       cmocka_unit_test(nothing_is_done_to_no_rows),
   };
-  return cmocka_run_group_tests(tests, setup, teardown);
+  return cmocka_run_group_tests(tests, device_setup, device_teardown);
 }
