@@ -5,8 +5,8 @@
 #
 # Trains the demo twice, with contexts of 64 and of 512 tokens and the same number of tokens in every step and every
 # evaluation, and compares the last validation losses; FLAGs (such as --steps 60) go to both runs. Makes
-# out/context-64 and out/context-512 anew and draws their curves into out/context.png. About two and a half minutes
-# on two quiet cores. The longer context learns more slowly at first: much fewer than the demo's 400 steps do not show
+# out/context-64 and out/context-512 anew and draws their curves into out/context.png. About two minutes on two
+# quiet cores. The longer context learns more slowly at first: much fewer than the demo's 300 steps do not show
 # the gain. Exit status: 0 the longer context has the lower loss, 1 it has not, or something failed. Needs
 # ./train_llama (make), python3 and gnuplot. TRAIN_LLAMA=PROGRAM takes another build.
 set -euo pipefail

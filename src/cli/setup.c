@@ -13,6 +13,7 @@ enum { DEMO_TRAIN_BYTES = 4 << 20, DEMO_VAL_BYTES = 256 << 10 };
 
 void setup_demo_defaults(Options *o) {
   if (strcmp(o->model, "demo") != 0) return;
+  if (!flags_given(o, "steps")) o->steps = 300;
   if (!flags_given(o, "lr")) o->lr = 3e-3;
   if (!flags_given(o, "min-lr")) o->min_lr = fmin(3e-4, o->lr);
   if (!flags_given(o, "warmup")) o->warmup = o->steps < 40 ? o->steps / 2 : 20;
