@@ -101,6 +101,7 @@ test:
 demo:
 	@scripts/install_deps.sh
 	@$(MAKE) --no-print-directory $(PARALLEL) train_llama
+	rm -rf out/demo
 	./train_llama --out out/demo
 	scripts/plot_run.py out/demo -o out/demo/loss.png
 
