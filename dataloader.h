@@ -54,6 +54,24 @@ bool dataloader_next(DataLoader *d, StepBatch *step, Error *e);
 /* Back to the first window: evaluation reads the same batches every time. */
 void dataloader_rewind(DataLoader *d);
 
+/* Where a loader is: what has been handed out since the first step. */
+enum { DATA_MAX_SOURCES = 64 };
+typedef struct DataPosition {
+  int64_t samples;                 /* sequences, of all sources and ranks */
+  int64_t sources;                 /* entries of `taken` */
+  int64_t taken[DATA_MAX_SOURCES]; /* sequences of each source */
+} DataPosition;
+
+DataPosition dataloader_position(const DataLoader *d);
+/* Goes on from there: what dataloader_next then hands out is what it would have been without a stop. An error
+ * when the position is none of this loader's. */
+bool dataloader_seek(DataLoader *d, const DataPosition *p, Error *e);
+
+/* Hashes the data and how they are cut into sequences, not where they lie: equal for a run that goes on. */
+uint64_t dataloader_fingerprint(const DataLoader *d);
+/* Of the tokenizer that made the shards; 0 = they do not say. */
+uint64_t dataloader_tokenizer_hash(const DataLoader *d);
+
 int64_t dataloader_tokens(const DataLoader *d);  /* tokens in the stream (after dataloader_restrict) */
 int64_t dataloader_windows(const DataLoader *d); /* windows of T tokens in one pass over it */
 int64_t dataloader_files(const DataLoader *d);

@@ -233,16 +233,16 @@ static void sum_of_squares_is_exact_enough_and_shows_non_finite(void **state) {
     Tensor x = tensor_random(DT_FP32, n, 3, &seed);
     long double expected = 0;
     for (int64_t i = 0; i < n; i++) expected += (long double)get(&x, i) * get(&x, i);
-    double sum = sum_of_squares(dev, (float *)x.data, n);
+    double sum = sum_of_squares(dev, x.data, DT_FP32, n);
     assert_true(fabs(sum - (double)expected) <= 1e-13 * (double)expected);
-    assert_true(sum == sum_of_squares(&one, (float *)x.data, n));
+    assert_true(sum == sum_of_squares(&one, x.data, DT_FP32, n));
     if (n > 0) {
       set(&x, n - 1, INFINITY);
-      assert_false(isfinite(sum_of_squares(dev, (float *)x.data, n)));
+      assert_false(isfinite(sum_of_squares(dev, x.data, DT_FP32, n)));
       set(&x, n - 1, NAN);
-      assert_true(isnan(sum_of_squares(dev, (float *)x.data, n)));
+      assert_true(isnan(sum_of_squares(dev, x.data, DT_FP32, n)));
       set(&x, n - 1, 1e30); /* its square is no float, but a double */
-      assert_true(isfinite(sum_of_squares(dev, (float *)x.data, n)));
+      assert_true(isfinite(sum_of_squares(dev, x.data, DT_FP32, n)));
     }
     tensor_free(&x);
   }
@@ -250,7 +250,7 @@ static void sum_of_squares_is_exact_enough_and_shows_non_finite(void **state) {
   int64_t n = 256 * 65536 + 12345;
   float *x = (float *)malloc((size_t)n * sizeof *x);
   for (int64_t i = 0; i < n; i++) x[i] = 0.5f;
-  assert_true(sum_of_squares(dev, x, n) == 0.25 * (double)n);
+  assert_true(sum_of_squares(dev, x, DT_FP32, n) == 0.25 * (double)n);
   free(x);
 }
 

@@ -20,75 +20,16 @@
 #include "io/hf_config.h"
 #include "io/safetensors.h"
 #include "io/shards.h"
-
-static char folder[] = "/tmp/train_llama_cli_XXXXXX";
+#include "program.h" /* expect, path_of, exists, write_text */
 
 /* A small, quick model on demo text. */
 #define QUICK "--seq-len 32 --batch 2 --eval-batches 2"
-
-/* Runs the program with `arguments` (a shell's words; @ stands for the test's folder); returns its exit code
- * and what it said on both streams. */
-static int run(char *said, size_t size, const char *arguments) {
-  char command[4096];
-  const char *build = getenv("BUILD");
-  size_t at = (size_t)snprintf(command, sizeof command, "%s/train_llama ", build ? build : "build/cpu");
-  for (const char *c = arguments; *c && at < sizeof command - 64; c++) {
-    if (*c == '@')
-      at += (size_t)snprintf(command + at, sizeof command - at, "%s", folder);
-    else
-      command[at++] = *c;
-  }
-  snprintf(command + at, sizeof command - at, " 2>&1");
-  FILE *f = popen(command, "r");
-  assert_non_null(f);
-  size_t n = fread(said, 1, size - 1, f);
-  said[n] = 0;
-  while (fgetc(f) != EOF) {}
-  int status = pclose(f);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-static char said[1 << 16];
-
-static void expect(int code, const char *message, const char *arguments) {
-  int found = run(said, sizeof said, arguments);
-  if (found != code || !strstr(said, message))
-    fail_msg("train_llama %s\nexit %d, expected %d and \"%s\"; it said:\n%s", arguments, found, code, message,
-             said);
-}
-
-static char *path_of(const char *name) {
-  static char path[512];
-  snprintf(path, sizeof path, "%s/%s", folder, name);
-  return path;
-}
-
-static bool exists(const char *name) {
-  return access(path_of(name), F_OK) == 0;
-}
-
-static void write_text(const char *name, const char *text) {
-  Error e;
-  if (!file_write_text(path_of(name), text, &e)) fail_msg("%s", e.text);
-}
 
 static void write_own_text(void) {
   static char text[6000];
   for (size_t i = 0; i + 1 < sizeof text; i++)
     text[i] = "the quick brown fox jumps over the lazy dog. "[i % 45];
   write_text("own.txt", text);
-}
-
-static int setup(void **state) {
-  (void)state;
-  return mkdtemp(folder) ? 0 : -1;
-}
-
-static int teardown(void **state) {
-  (void)state;
-  char command[512];
-  snprintf(command, sizeof command, "rm -rf %s", folder);
-  return system(command);
 }
 
 static void test_help_and_version(void **state) {
@@ -253,7 +194,7 @@ static void test_rope_flags_are_saved(void **state) {
 static void test_plan(void **state) {
   (void)state;
   expect(0, "gradients", "--model llama3-8b --seq-len 64K --dtype bf16 --moments bf16 --plan");
-  assert_int_equal(run(said, sizeof said, "--plan --json --seq-len 64 | head -c 60000 > @/plan.json"), 0);
+  expect(0, "", "--plan --json --seq-len 64 | head -c 60000 > @/plan.json");
   Error e;
   char *text = file_read_text(path_of("plan.json"), 1 << 20, NULL, &e);
   cJSON *json = cJSON_Parse(text);
@@ -295,5 +236,5 @@ int main(void) {
       cmocka_unit_test(test_plan),
       cmocka_unit_test(test_dump_grads),
   };
-  return cmocka_run_group_tests(tests, setup, teardown);
+  return cmocka_run_group_tests(tests, program_setup, program_teardown);
 }

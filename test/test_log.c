@@ -82,7 +82,7 @@ static void step_line(void **state) {
   Fixture *f = *state;
   Log log;
   Error e;
-  assert_true(log_open(&log, NULL, f->terminal, 400, 400, 1, &e));
+  assert_true(log_open(&log, NULL, f->terminal, 400, 400, 1, 0, &e));
   assert_true(log_step(&log, &example, &e)); /* remaining: 388 steps of 123.4 ms = 47.9 s */
   LogStep slow = example;
   slow.step = 13; /* the mean is now this step's time: 387 * 65.4321 s = 25322 s */
@@ -95,7 +95,7 @@ static void step_line(void **state) {
   LogStep fast = example;
   fast.step = 14; /* the mean moves by a tenth: 386 * (0.9 * 65.4321 s + 0.1 * 0.1234 s) = 22736 s */
   assert_true(log_step(&log, &fast, &e));
-  assert_true(log_close(&log, &e));
+  log_close(&log);
   assert_string_equal(
       f->text, "step    12/400 | loss 2.3456 | norm  1.234 | lr 3.00e-04 |   123.4 ms |   16.6k tok/s |"
                " MFU 41.2 % | ETA 0:48\n"
@@ -110,13 +110,13 @@ static void lines_are_thinned(void **state) {
   Fixture *f = *state;
   Log log;
   Error e;
-  assert_true(log_open(&log, f->dir, f->terminal, 50, 25, 10, &e));
+  assert_true(log_open(&log, f->dir, f->terminal, 50, 25, 10, 0, &e));
   for (int i = 1; i <= 25; i++) {
     LogStep s = example;
     s.step = i;
     assert_true(log_step(&log, &s, &e));
   }
-  assert_true(log_close(&log, &e));
+  log_close(&log);
   int printed = 0;
   for (const char *line = f->text; *line; line += strcspn(line, "\n") + 1) printed++;
   assert_int_equal(printed, 4); /* 1, 10, 20, 25 */
@@ -139,7 +139,7 @@ static void json_reads_back_exactly(void **state) {
   s.tokens = (int64_t)1 << 52;
   s.evaluated = true;
   s.val_loss = 3.1415927f;
-  assert_true(log_open(&log, f->dir, f->terminal, 400, 400, 1, &e));
+  assert_true(log_open(&log, f->dir, f->terminal, 400, 400, 1, 0, &e));
   assert_true(log_evaluation(&log, 0, 5.5f, &e));
   assert_true(log_step(&log, &s, &e));
   cJSON *line = json_line(f->path, 0); /* before the log is closed: every line is flushed */
@@ -150,7 +150,7 @@ static void json_reads_back_exactly(void **state) {
   cJSON_Delete(line);
 
   line = json_line(f->path, 1);
-  assert_int_equal(cJSON_GetArraySize(line), 12);
+  assert_int_equal(cJSON_GetArraySize(line), 14);
   assert_true(number(line, "step") == 12);
   assert_true((float)number(line, "loss") == s.loss);
   assert_true((float)number(line, "grad_norm") == s.grad_norm);
@@ -164,7 +164,7 @@ static void json_reads_back_exactly(void **state) {
   assert_true((float)number(line, "val_loss") == s.val_loss);
   assert_true(number(line, "val_ppl") == exp((double)s.val_loss));
   cJSON_Delete(line);
-  assert_true(log_close(&log, &e));
+  log_close(&log);
 }
 
 static void not_finite_is_null(void **state) {
@@ -177,9 +177,9 @@ static void not_finite_is_null(void **state) {
   s.mfu = NAN;
   s.evaluated = true;
   s.val_loss = 1e30f; /* finite, its exp is not */
-  assert_true(log_open(&log, f->dir, f->terminal, 400, 400, 1, &e));
+  assert_true(log_open(&log, f->dir, f->terminal, 400, 400, 1, 0, &e));
   assert_true(log_step(&log, &s, &e));
-  assert_true(log_close(&log, &e));
+  log_close(&log);
   cJSON *line = json_line(f->path, 0);
   static const char *const names[] = {"loss", "grad_norm", "mfu", "val_ppl"};
   for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
@@ -194,7 +194,7 @@ static void folder_that_cannot_be_written(void **state) {
   Error e = {0};
   char missing[128];
   snprintf(missing, sizeof missing, "%s/none", f->dir);
-  assert_false(log_open(&log, missing, f->terminal, 1, 1, 1, &e));
+  assert_false(log_open(&log, missing, f->terminal, 1, 1, 1, 0, &e));
   assert_int_equal(e.code, EXIT_USAGE);
   assert_non_null(strstr(e.text, missing));
   assert_non_null(strstr(e.text, "--out"));
@@ -206,11 +206,74 @@ static void full_disk(void **state) {
   Log log;
   Error e = {0};
   if (access("/dev/full", W_OK) != 0 || symlink("/dev/full", f->path) != 0) skip();
-  assert_true(log_open(&log, f->dir, f->terminal, 400, 400, 1, &e));
+  assert_true(log_open(&log, f->dir, f->terminal, 400, 400, 1, 0, &e));
   assert_false(log_step(&log, &example, &e));
   assert_int_equal(e.code, EXIT_RUNTIME);
   assert_non_null(strstr(e.text, f->path));
-  assert_false(log_close(&log, &e));
+  log_close(&log);
+}
+
+/* What a killed program left: lines of steps that are done again, and half a line. Going on, they are
+ * dropped, and the windows of the z-scores are what they would have been without the kill. */
+static void goes_on_after_a_step(void **state) {
+  Fixture *f = *state;
+  Log whole, cut;
+  Error e;
+  float z = 0;
+  assert_true(log_open(&whole, f->dir, f->terminal, 400, 400, 1, 0, &e));
+  for (int i = 1; i <= 40; i++) {
+    LogStep s = example;
+    s.step = i;
+    s.loss = 2.0f + 0.1f * (float)(i % 7) / 3.0f;
+    assert_true(log_step(&whole, &s, &e));
+  }
+  log_close(&whole);
+  cJSON *line = json_line(f->path, 39);
+  z = (float)number(line, "loss_z");
+  assert_true(isfinite(z));
+  cJSON_Delete(line);
+  FILE *half = fopen(f->path, "a");
+  fputs("{\"step\": 41, \"los", half);
+  fclose(half);
+
+  assert_true(log_open(&cut, f->dir, f->terminal, 400, 400, 1, 39, &e));
+  assert_null(json_line(f->path, 39));
+  LogStep s = example;
+  s.step = 40;
+  s.loss = 2.0f + 0.1f * (float)(40 % 7) / 3.0f;
+  assert_true(log_step(&cut, &s, &e));
+  log_close(&cut);
+  line = json_line(f->path, 39);
+  assert_true(number(line, "step") == 40 && (float)number(line, "loss_z") == z);
+  cJSON_Delete(line);
+}
+
+static void outliers_are_marked(void **state) {
+  Fixture *f = *state;
+  Log log;
+  Error e;
+  assert_true(log_open(&log, f->dir, f->terminal, 400, 400, 1000, 0, &e));
+  for (int i = 1; i <= 30; i++) {
+    LogStep s = example;
+    s.step = i;
+    s.loss = i == 20 ? 9.0f : 2.0f + 0.01f * (float)(i % 5);
+    s.skipped = i == 25;
+    if (s.skipped) s.loss = NAN;
+    assert_true(log_step(&log, &s, &e));
+  }
+  log_close(&log);
+  assert_null(strstr(f->text, "step    19/400"));
+  const char *marked = strstr(f->text, "step    20/400");
+  assert_non_null(marked);
+  assert_non_null(strstr(marked, "OUTLIER loss z +"));
+  assert_non_null(strstr(f->text, "SKIPPED"));
+  for (int i = 1; i <= 30; i++) {
+    cJSON *line = json_line(f->path, i - 1);
+    assert_true(cJSON_IsNumber(cJSON_GetObjectItem(line, "loss_z")) == (i > OUTLIER_LEAST && i != 25));
+    assert_true(cJSON_IsTrue(cJSON_GetObjectItem(line, "outlier")) == (i == 20));
+    assert_true(cJSON_IsTrue(cJSON_GetObjectItem(line, "skipped")) == (i == 25));
+    cJSON_Delete(line);
+  }
 }
 
 static void json_strings(void **state) {
@@ -247,6 +310,8 @@ int main(void) {
       LOG_TEST(not_finite_is_null),
       LOG_TEST(folder_that_cannot_be_written),
       LOG_TEST(full_disk),
+      LOG_TEST(goes_on_after_a_step),
+      LOG_TEST(outliers_are_marked),
       LOG_TEST(json_strings),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -94,7 +94,16 @@ static const Flag flags[] = {
     {GROUP_RUNNING, "threads", INT(threads), "0", "N", "CPU threads; 0 = all", RANGE(0, 4096)},
     {GROUP_RUNNING, "out", STRING(out), "", "DIR", "run folder for the log and the models (default: none)"},
     {GROUP_RUNNING, "save-every", INT(save_every), "0", "N",
-     "steps between saved models; 0 = only at the end", RANGE(0, MAX_LENGTH)},
+     "steps between saved states; 0 = only at the end", RANGE(0, MAX_LENGTH)},
+    {GROUP_RUNNING, "keep", INT(keep), "0", "N", "saved states that stay, the newest; 0 = all",
+     RANGE(0, MAX_LENGTH)},
+    {GROUP_RUNNING, "resume", .type = FLAG_OPTIONAL, .offset = FIELD(const char *, resume), "", "[DIR]",
+     "go on from a saved state: DIR, or the newest in --out if there is one"},
+    {GROUP_RUNNING, "on-save-error", CHOICE(on_save_error), "continue", NULL,
+     "when a state or the log cannot be written: train on and try again, or stop",
+     .choices = "continue|stop"},
+    {GROUP_RUNNING, "skip-bad-steps", INT(skip_bad_steps), "0", "N",
+     "steps in a row that may be left out for a loss or gradient that is not finite", RANGE(0, MAX_LENGTH)},
     {GROUP_RUNNING, "eval-every", INT(eval_every), "0", "N",
      "steps between evaluations; 0 = only before the first step and at the end", RANGE(0, MAX_LENGTH)},
     {GROUP_RUNNING, "eval-batches", INT(eval_batches), "8", "N", "micro-batches an evaluation",
@@ -207,6 +216,7 @@ static bool parse_value(Options *o, const Flag *f, const char *text) {
   case FLAG_DOUBLE: return parse_double(f, text, field);
   case FLAG_CHOICE: return (*(int *)field = choice_index(f->choices, text)) >= 0;
   case FLAG_BOOL: return false;
+  case FLAG_OPTIONAL:
   case FLAG_HELP: *(const char **)field = text; return true;
   }
   PANIC("flag --%s has no type", f->name);
@@ -236,6 +246,7 @@ static void describe_allowed(const Flag *f, char *text, size_t size) {
              f->below_high ? "below" : "at most", high);
     break;
   case FLAG_BOOL: snprintf(text, size, "no value: the flag alone says it"); break;
+  case FLAG_OPTIONAL: snprintf(text, size, "a path, or nothing"); break;
   case FLAG_HELP: snprintf(text, size, "the name of a flag, or nothing"); break;
   case FLAG_STRING:
   case FLAG_CHOICE: {
@@ -346,6 +357,8 @@ bool flags_parse(Options *o, int argc, char **argv, Error *e) {
       if (!value) value = "";
       value += strspn(value, "-");
       if (*value && !flags_find(value)) return unknown_flag(value, value, e);
+    } else if (f->type == FLAG_OPTIONAL) {
+      if (!value) value = next && strncmp(next, "--", 2) != 0 ? argv[++i] : "";
     } else if (!value) {
       if (!next || strncmp(next, "--", 2) == 0) return bad_value(f, NULL, e);
       value = argv[++i];
@@ -362,6 +375,7 @@ static void value_text(const Options *o, const Flag *f, char *text, size_t size)
   const void *value = value_of(o, f);
   text[0] = '\0';
   switch (f->type) {
+  case FLAG_OPTIONAL:
   case FLAG_HELP:
   case FLAG_STRING: {
     const char *s = *(const char *const *)value;
@@ -382,6 +396,13 @@ static void value_text(const Options *o, const Flag *f, char *text, size_t size)
   }
 }
 
+/* False for what was not given and has no default. */
+static bool flag_is_there(const Options *o, const Flag *f, const char *value) {
+  if (f->type == FLAG_BOOL) return *(const bool *)value_of(o, f);
+  if (f->type == FLAG_OPTIONAL) return *(const char *const *)value_of(o, f) != NULL;
+  return value[0] != '\0';
+}
+
 void flags_print(FILE *out, const Options *o) {
   enum { INDENT = 18, WIDTH = 110 };
   for (int g = 0; g < GROUPS; g++) {
@@ -391,7 +412,7 @@ void flags_print(FILE *out, const Options *o) {
       char value[4096];
       if ((int)f->group != g || f->type == FLAG_HELP) continue;
       value_text(o, f, value, sizeof value);
-      if (f->type == FLAG_BOOL ? !*(const bool *)value_of(o, f) : !value[0]) continue;
+      if (!flag_is_there(o, f, value)) continue;
       int length = 4 + (int)strlen(f->name) + (int)strlen(value);
       if (column + length > WIDTH) column = fprintf(out, "\n# %*s", INDENT - 2, "") - 1;
       column += fprintf(out, " --%s%s%s", f->name, value[0] ? " " : "", value);
@@ -417,6 +438,7 @@ void flags_json(FILE *out, const Options *o, int indent) {
     char text[64];
     const void *value = value_of(o, f);
     switch (f->type) {
+    case FLAG_OPTIONAL:
     case FLAG_HELP:
     case FLAG_STRING: json_string(out, *(const char *const *)value); break;
     case FLAG_DOUBLE: json_double(out, *(const double *)value); break;

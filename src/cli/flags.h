@@ -16,12 +16,13 @@ extern "C" {
 #endif
 
 typedef enum FlagType {
-  FLAG_STRING, /* const char *; NULL = not given; one of `choices` when there are any */
-  FLAG_INT,    /* int64_t; suffixes K, M, G (powers of 1000) and Ki, Mi, Gi (powers of 1024); or `word` */
-  FLAG_DOUBLE, /* double, finite */
-  FLAG_BOOL,   /* bool: true when the flag is there; takes no value */
-  FLAG_CHOICE, /* int: index of the value in `choices` */
-  FLAG_HELP,   /* const char *: the next argument, if there is one, names a flag */
+  FLAG_STRING,   /* const char *; NULL = not given; one of `choices` when there are any */
+  FLAG_INT,      /* int64_t; suffixes K, M, G (powers of 1000) and Ki, Mi, Gi (powers of 1024); or `word` */
+  FLAG_DOUBLE,   /* double, finite */
+  FLAG_BOOL,     /* bool: true when the flag is there; takes no value */
+  FLAG_CHOICE,   /* int: index of the value in `choices` */
+  FLAG_OPTIONAL, /* const char *; NULL = not given, "" = without a value */
+  FLAG_HELP,     /* the same; the next argument, if there is one, names a flag */
 } FlagType;
 
 typedef enum FlagGroup { GROUP_MODEL, GROUP_TRAINING, GROUP_MEMORY, GROUP_RUNNING, GROUPS } FlagGroup;

@@ -91,6 +91,17 @@ static bool check_memory(const Options *o, Error *e) {
 static bool check_running(const Options *o, Error *e) {
   if (o->save_every > 0 && !o->out)
     return error_usage(e, "--save-every: found no --out, expected a folder to save in.\nGive --out DIR.");
+  if (o->resume && !*o->resume && !o->out)
+    return error_usage(e,
+                       "--resume: found neither a saved state nor --out, whose newest state it would take.\n"
+                       "Give --resume DIR or --out DIR.");
+  if (o->resume && (o->eval_only || o->dump_grads))
+    return error_usage(e,
+                       "--resume: found it with --%s, which does not go on with a run.\n"
+                       "Give the saved state as --model DIR.",
+                       o->eval_only ? "eval-only" : "dump-grads");
+  if (flags_given(o, "keep") && !o->out)
+    return error_usage(e, "--keep: found no --out, expected a folder with saved states.\nGive --out DIR.");
   if (o->dump_grads && o->eval_only)
     return error_usage(e, "--dump-grads: found it with --eval-only, which computes no gradients.\n"
                           "Leave one of the two out.");

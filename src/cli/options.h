@@ -19,6 +19,9 @@ enum { OPTION_FLAGS = 64 }; /* room for the flags of the table */
 /* Of rope_scaling: as config.json says. The other values are those of RopeScaling. */
 enum { OPTION_ROPE_OF_MODEL = ROPE_YARN + 1 };
 
+/* When a saved state or the log cannot be written. */
+typedef enum SaveErrorPolicy { SAVE_ERROR_CONTINUE, SAVE_ERROR_STOP } SaveErrorPolicy;
+
 /* Strings are NULL when they were not given; they point into argv or into the flag table. */
 typedef struct Options {
   /* Model and data */
@@ -60,7 +63,11 @@ typedef struct Options {
   const char *device;     /* "auto", "cpu" or "cuda" */
   int64_t threads;        /* CPU threads; 0 = all */
   const char *out;        /* run folder; NULL = nothing is written */
-  int64_t save_every;     /* steps between saved models; 0 = only at the end */
+  int64_t save_every;     /* steps between saved states; 0 = only at the end */
+  int64_t keep;           /* saved states that stay; 0 = all */
+  const char *resume;     /* saved state to go on from; "" = the newest in `out`, NULL = none */
+  int on_save_error;      /* a SaveErrorPolicy */
+  int64_t skip_bad_steps; /* steps in a row that may be left out for a loss or gradient that is not finite */
   int64_t eval_every;     /* steps between evaluations; 0 = only before the first step and at the end */
   int64_t eval_batches;   /* micro-batches an evaluation */
   bool eval_only;         /* evaluate, do not train */

@@ -5,6 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h> // XXH3_64bits_withSeed
+
 #include "io/shards.h" // Shard, shard_open, shard_from_bytes, shard_read, TOKEN_*
 
 struct DataLoader {
@@ -209,6 +212,24 @@ bool dataloader_next(DataLoader *d, StepBatch *step, Error *e) {
 
 void dataloader_rewind(DataLoader *d) {
   d->next_window = 0;
+}
+
+DataPosition dataloader_position(const DataLoader *d) {
+  return (DataPosition){.samples = d->next_window, .sources = 1, .taken = {d->next_window}};
+}
+bool dataloader_seek(DataLoader *d, const DataPosition *p, Error *e) {
+  (void)e;
+  d->next_window = p->samples;
+  return true;
+}
+uint64_t dataloader_fingerprint(const DataLoader *d) {
+  uint64_t hash = (uint64_t)d->T;
+  for (int64_t i = 0; i < d->files; i++)
+    hash = XXH3_64bits_withSeed(d->shards[i].tokens, (size_t)(d->shards[i].n * d->shards[i].width), hash);
+  return hash;
+}
+uint64_t dataloader_tokenizer_hash(const DataLoader *d) {
+  return d->shards[0].tokenizer_hash;
 }
 
 int64_t dataloader_tokens(const DataLoader *d) {

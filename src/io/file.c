@@ -1,7 +1,9 @@
+#define _GNU_SOURCE /* nftw */
 #include "io/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,20 +73,26 @@ bool file_write_all(int fd, const char *path, const void *data, size_t bytes, Er
   return true;
 }
 
+bool folder_sync(const char *folder, Error *e) {
+  int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  /* a filesystem that cannot sync folders says EINVAL; there is nothing more to do then */
+  bool ok = fd >= 0 && (fsync(fd) == 0 || errno == EINVAL);
+  if (!ok)
+    error_runtime(e, "%s: the folder could not be synced: %s. Check the disk", folder, strerror(errno));
+  if (fd >= 0) close(fd);
+  return ok;
+}
+
 /* Makes a rename in the folder of `path` durable. */
-static bool sync_folder(const char *path) {
+static bool sync_folder_of(const char *path, Error *e) {
   const char *slash = strrchr(path, '/');
   size_t n = !slash ? 1 : slash == path ? 1 : (size_t)(slash - path);
   char *folder = malloc(n + 1);
   CHECK(folder, "out of memory for %zu bytes", n + 1);
   memcpy(folder, slash ? path : ".", n);
   folder[n] = '\0';
-  int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  bool ok = folder_sync(folder, e);
   free(folder);
-  if (fd < 0) return false;
-  /* a filesystem that cannot sync folders says EINVAL; there is nothing more to do then */
-  bool ok = fsync(fd) == 0 || errno == EINVAL;
-  close(fd);
   return ok;
 }
 
@@ -107,9 +115,7 @@ bool file_publish(int fd, const char *temporary, const char *path, Error *e) {
     return error_runtime(e, "%s: could not be renamed from %s: %s. Check what is in the way", path, temporary,
                          strerror(failure));
   }
-  if (!sync_folder(path))
-    return error_runtime(e, "%s: its folder could not be synced: %s. Check the disk", path, strerror(errno));
-  return true;
+  return sync_folder_of(path, e);
 }
 
 void file_discard(int fd, const char *temporary) {
@@ -117,11 +123,13 @@ void file_discard(int fd, const char *temporary) {
   unlink(temporary);
 }
 
-bool file_write_text(const char *path, const char *text, Error *e) {
+/* Puts what `write` writes to a file descriptor under `path`. */
+typedef bool (*FileWriter)(int fd, const char *path, const void *context, Error *e);
+static bool write_whole(const char *path, FileWriter write, const void *context, Error *e) {
   char *temporary = file_temporary_name(path);
   int fd = file_create(temporary, e);
   bool ok = fd >= 0;
-  if (ok && !file_write_all(fd, path, text, strlen(text), e)) {
+  if (ok && !write(fd, path, context, e)) {
     file_discard(fd, temporary);
     ok = false;
   } else if (ok) {
@@ -129,4 +137,44 @@ bool file_write_text(const char *path, const char *text, Error *e) {
   }
   free(temporary);
   return ok;
+}
+
+static bool write_string(int fd, const char *path, const void *text, Error *e) {
+  return file_write_all(fd, path, text, strlen(text), e);
+}
+
+bool file_write_text(const char *path, const char *text, Error *e) {
+  return write_whole(path, write_string, text, e);
+}
+
+static bool write_copy(int fd, const char *path, const void *source, Error *e) {
+  char piece[1 << 16];
+  for (;;) {
+    ssize_t n = read(*(const int *)source, piece, sizeof piece);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return error_runtime(e, "%s: reading what it copies failed: %s", path, strerror(errno));
+    if (n == 0) return true;
+    if (!file_write_all(fd, path, piece, (size_t)n, e)) return false;
+  }
+}
+
+bool file_copy(const char *from, const char *path, Error *e) {
+  int source = open(from, O_RDONLY | O_CLOEXEC);
+  if (source < 0)
+    return error_usage(e, "%s: cannot be read: %s. Check the path and its permissions", from,
+                       strerror(errno));
+  bool ok = write_whole(path, write_copy, &source, e);
+  close(source);
+  return ok;
+}
+
+static int remove_entry(const char *path, const struct stat *s, int kind, struct FTW *at) {
+  (void)s, (void)kind, (void)at;
+  return remove(path);
+}
+
+bool folder_remove(const char *folder, Error *e) {
+  enum { OPEN_FOLDERS = 16 };
+  if (nftw(folder, remove_entry, OPEN_FOLDERS, FTW_DEPTH | FTW_PHYS) == 0) return true;
+  return error_runtime(e, "%s: cannot be removed: %s. Remove it by hand", folder, strerror(errno));
 }

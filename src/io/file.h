@@ -1,4 +1,5 @@
-/* Files that are either whole or not there: text in, and new files written aside, synced, then renamed. */
+/* Files that are either whole or not there: text in, and new files written aside, synced, then renamed. And
+ * the folders that they are in. */
 #ifndef FILE_H
 #define FILE_H
 
@@ -26,8 +27,14 @@ bool file_publish(int fd, const char *temporary, const char *path, Error *e);
 /* Closes fd and removes `temporary`. */
 void file_discard(int fd, const char *temporary);
 
-/* All of the above for a file that is one string. */
+/* All of the above for a file that is one string, and for a copy of the file `from`. */
 bool file_write_text(const char *path, const char *text, Error *e);
+bool file_copy(const char *from, const char *path, Error *e);
+
+/* Makes what was renamed or made in this folder durable. */
+bool folder_sync(const char *folder, Error *e);
+/* Removes a folder and all that is in it; links are removed, not followed. */
+bool folder_remove(const char *folder, Error *e);
 
 #ifdef __cplusplus
 }

@@ -1,15 +1,20 @@
 #include "io/run_folder.h"
 
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "io/file.h"
+
+#define WRITING  ".tmp" /* of a state that is not complete */
+#define REMOVING ".old" /* of a state that is being removed, or replaced by one of the same step */
 
 static bool join(char path[RUN_PATH], const char *dir, const char *name, Error *e) {
   int n = snprintf(path, RUN_PATH, "%s/%s", dir, name);
@@ -18,6 +23,85 @@ static bool join(char path[RUN_PATH], const char *dir, const char *name, Error *
                        name);
   return true;
 }
+
+static bool state_path(char path[RUN_PATH], const char *out, int64_t step, const char *suffix, Error *e) {
+  char name[64];
+  snprintf(name, sizeof name, "step-%08lld%s", (long long)step, suffix);
+  return join(path, out, name, e);
+}
+
+static bool rename_folder(const char *from, const char *to, Error *e) {
+  return rename(from, to) == 0 ||
+         error_runtime(e, "cannot rename %s to %s: %s. Check what is in the way", from, to, strerror(errno));
+}
+
+/* ---- the states in OUT ---- */
+
+typedef struct States {
+  int64_t *steps; /* [n], ascending */
+  int64_t n;
+} States;
+
+/* The step of a state by its name, "step-00001000" + suffix; -1 for other names. */
+static int64_t step_of_name(const char *name, const char *suffix) {
+  if (strncmp(name, "step-", 5) != 0 || !isdigit((unsigned char)name[5])) return -1;
+  char *end;
+  errno = 0;
+  long long step = strtoll(name + 5, &end, 10);
+  return errno == 0 && strcmp(end, suffix) == 0 ? step : -1;
+}
+
+static int compare_steps(const void *a, const void *b) {
+  int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+  return (x > y) - (x < y);
+}
+
+/* All that are named as states with this suffix; complete or not. A folder that cannot be read has none. */
+static States states_in(const char *out, const char *suffix) {
+  States s = {0};
+  DIR *dir = opendir(out);
+  for (struct dirent *entry; dir && (entry = readdir(dir));) {
+    int64_t step = step_of_name(entry->d_name, suffix);
+    if (step < 0) continue;
+    s.steps = realloc(s.steps, (size_t)(s.n + 1) * sizeof *s.steps);
+    CHECK(s.steps, "out of memory for %lld states", (long long)s.n);
+    s.steps[s.n++] = step;
+  }
+  if (dir) closedir(dir);
+  if (s.n) qsort(s.steps, (size_t)s.n, sizeof *s.steps, compare_steps);
+  return s;
+}
+
+bool run_folder_is_complete(const char *path) {
+  char done[RUN_PATH];
+  Error ignored;
+  return join(done, path, "DONE", &ignored) && access(done, F_OK) == 0;
+}
+
+/* The complete ones alone. */
+static States complete_states(const char *out) {
+  States s = states_in(out, "");
+  int64_t n = 0;
+  for (int64_t i = 0; i < s.n; i++) {
+    char path[RUN_PATH];
+    Error ignored;
+    if (state_path(path, out, s.steps[i], "", &ignored) && run_folder_is_complete(path))
+      s.steps[n++] = s.steps[i];
+  }
+  s.n = n;
+  return s;
+}
+
+bool run_folder_newest(char path[RUN_PATH], int64_t *step, const char *out) {
+  States s = complete_states(out);
+  Error ignored;
+  bool found = s.n && state_path(path, out, s.steps[s.n - 1], "", &ignored);
+  if (found) *step = s.steps[s.n - 1];
+  free(s.steps);
+  return found;
+}
+
+/* ---- opening ---- */
 
 /* mkdir -p */
 static bool make_folders(const char *out, Error *e) {
@@ -34,36 +118,62 @@ static bool make_folders(const char *out, Error *e) {
   return true;
 }
 
-bool run_folder_create(const char *out, Error *e) {
+bool run_folder_open(int *lock, const char *out, Error *e) {
   if (!make_folders(out, e)) return false;
   if (access(out, W_OK | X_OK) != 0)
     return error_usage(e, "--out %s: cannot write there: %s.\nGive a folder that can be written.", out,
                        strerror(errno));
+  *lock = open(out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (*lock < 0)
+    return error_usage(e, "--out %s: %s.\nGive a folder that can be written.", out, strerror(errno));
+  /* some network filesystems cannot lock: then nobody is refused */
+  if (flock(*lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+    return error_usage(
+        e, "--out %s: another train_llama is running there.\nWait for its end, or give another --out.", out);
+  return true;
+}
+
+bool run_folder_check_new(const char *out, Error *e) {
   DIR *dir = opendir(out);
-  if (!dir) return error_usage(e, "--out %s: %s.\nGive a folder that can be written.", out, strerror(errno));
+  if (!dir) return error_usage(e, "--out %s: %s.\nGive a folder that can be read.", out, strerror(errno));
   bool empty = true;
   for (struct dirent *entry; empty && (entry = readdir(dir));)
     if (strcmp(entry->d_name, "run.json") == 0 || strcmp(entry->d_name, "log.jsonl") == 0 ||
         strncmp(entry->d_name, "step-", 5) == 0)
-      empty = error_usage(
-          e,
-          "--out %s: found %s of another run, expected a folder without one.\nGive another --out, or "
-          "move that run away.",
-          out, entry->d_name);
+      empty = error_usage(e,
+                          "--out %s: found %s of another run, expected a folder without one.\nGive another "
+                          "--out, move that run away, or go on with it by --resume.",
+                          out, entry->d_name);
   closedir(dir);
   return empty;
 }
 
-static bool state_path(char path[RUN_PATH], const char *out, int64_t step, const char *suffix, Error *e) {
-  char name[64];
-  snprintf(name, sizeof name, "step-%08lld%s", (long long)step, suffix);
-  return join(path, out, name, e);
+/* A state was replaced by one of the same step when there is one under its name; else it is put back. */
+static bool mend_replaced(const char *out, int64_t step, Error *e) {
+  char old[RUN_PATH], path[RUN_PATH];
+  if (!state_path(old, out, step, REMOVING, e) || !state_path(path, out, step, "", e)) return false;
+  if (access(path, F_OK) == 0 || !run_folder_is_complete(old)) return folder_remove(old, e);
+  return rename_folder(old, path, e);
 }
 
+bool run_folder_mend(const char *out, Error *e) {
+  States half = states_in(out, WRITING), old = states_in(out, REMOVING);
+  bool ok = true;
+  for (int64_t i = 0; i < half.n && ok; i++) {
+    char path[RUN_PATH];
+    ok = state_path(path, out, half.steps[i], WRITING, e) && folder_remove(path, e);
+  }
+  for (int64_t i = 0; i < old.n && ok; i++) ok = mend_replaced(out, old.steps[i], e);
+  free(half.steps);
+  free(old.steps);
+  return ok;
+}
+
+/* ---- saving ---- */
+
 bool run_folder_begin(char path[RUN_PATH], const char *out, int64_t step, Error *e) {
-  if (!state_path(path, out, step, ".tmp", e)) return false;
-  if (mkdir(path, 0777) != 0) return error_runtime(e, "cannot make the folder %s: %s", path, strerror(errno));
-  return true;
+  if (!state_path(path, out, step, WRITING, e)) return false;
+  return mkdir(path, 0777) == 0 || error_runtime(e, "cannot make the folder %s: %s", path, strerror(errno));
 }
 
 bool run_folder_copy_tokenizer(const char *path, const char *model_dir, Error *e) {
@@ -74,28 +184,42 @@ bool run_folder_copy_tokenizer(const char *path, const char *model_dir, Error *e
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
     char from[RUN_PATH], to[RUN_PATH];
     if (!join(from, model_dir, names[i], e) || !join(to, path, names[i], e)) return false;
-    if (access(from, R_OK) != 0) continue;
-    char *text = file_read_text(from, (size_t)1 << 30, NULL, e);
-    bool ok = text && file_write_text(to, text, e);
-    free(text);
-    if (!ok) return false;
+    if (access(from, F_OK) == 0 && !file_copy(from, to, e)) return false;
   }
   return true;
 }
 
-static bool sync_folder(const char *path, Error *e) {
-  int fd = open(path, O_RDONLY | O_DIRECTORY);
-  bool ok = fd >= 0 && fsync(fd) == 0;
-  if (!ok) error_runtime(e, "cannot sync the folder %s: %s", path, strerror(errno));
-  if (fd >= 0) close(fd);
-  return ok;
+/* Takes a state out of sight by a rename, so that none is ever half there, then removes it. */
+static bool remove_state(const char *out, int64_t step, Error *e) {
+  char path[RUN_PATH], old[RUN_PATH];
+  if (!state_path(path, out, step, "", e) || !state_path(old, out, step, REMOVING, e)) return false;
+  /* without its DONE, mending removes it and does not put it back */
+  char done[RUN_PATH];
+  if (!rename_folder(path, old, e) || !join(done, old, "DONE", e)) return false;
+  if (unlink(done) != 0) return error_runtime(e, "cannot remove %s: %s", done, strerror(errno));
+  return folder_remove(old, e);
 }
 
 bool run_folder_finish(const char *path, const char *out, int64_t step, Error *e) {
-  char done[RUN_PATH], final[RUN_PATH];
-  if (!join(done, path, "DONE", e) || !state_path(final, out, step, "", e)) return false;
-  if (!file_write_text(done, "", e) || !sync_folder(path, e)) return false;
-  if (rename(path, final) != 0)
-    return error_runtime(e, "cannot rename %s to %s: %s", path, final, strerror(errno));
-  return sync_folder(out, e);
+  char done[RUN_PATH], final[RUN_PATH], old[RUN_PATH];
+  if (!join(done, path, "DONE", e) || !state_path(final, out, step, "", e) ||
+      !state_path(old, out, step, REMOVING, e))
+    return false;
+  if (!file_write_text(done, "", e) || !folder_sync(path, e)) return false;
+  bool replaces = access(final, F_OK) == 0;
+  if (replaces && !rename_folder(final, old, e)) return false;
+  if (!rename_folder(path, final, e)) {
+    Error ignored;
+    if (replaces) rename_folder(old, final, &ignored);
+    return false;
+  }
+  return folder_sync(out, e) && (!replaces || folder_remove(old, e));
+}
+
+bool run_folder_prune(const char *out, int64_t keep, Error *e) {
+  States s = complete_states(out);
+  bool ok = true;
+  for (int64_t i = 0; i + keep < s.n && ok; i++) ok = remove_state(out, s.steps[i], e);
+  free(s.steps);
+  return ok;
 }

@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -209,4 +210,62 @@ void rope_frequencies(const Rope *r, int64_t HS, int64_t max_T, float *inv_freq,
     case ROPE_YARN: inv_freq[i] = yarn_frequency(r, ramp, i, pair_period); break;
     }
   }
+}
+
+/* ---- comparing ---- */
+
+static bool differs(const char *key, double a, double b, char *text, size_t size) {
+  if (a == b) return false;
+  snprintf(text, size, "%s is %.15g and %.15g", key, a, b);
+  return true;
+}
+
+bool config_difference(const Config *a, const Config *b, char *text, size_t size) {
+  if (strcmp(a->family, b->family) != 0) {
+    snprintf(text, size, "model_type is %s and %s", a->family, b->family);
+    return true;
+  }
+  const Rope *r = &a->rope, *s = &b->rope;
+  /* 1 where the scaling has these fields: what it does not use may hold anything */
+  int scaled = r->scaling != ROPE_NONE, llama3 = r->scaling == ROPE_LLAMA3, yarn = r->scaling == ROPE_YARN;
+  const struct {
+    const char *key;
+    double a, b;
+  } fields[] = {
+      {"hidden_size", (double)a->C, (double)b->C},
+      {"num_hidden_layers", (double)a->L, (double)b->L},
+      {"num_attention_heads", (double)a->NH, (double)b->NH},
+      {"num_key_value_heads", (double)a->NKV, (double)b->NKV},
+      {"head_dim", (double)a->HS, (double)b->HS},
+      {"intermediate_size", (double)a->FF, (double)b->FF},
+      {"vocab_size", (double)a->V, (double)b->V},
+      {"max_position_embeddings", (double)a->max_T, (double)b->max_T},
+      {"rms_norm_eps", a->norm_eps, b->norm_eps},
+      {"tie_word_embeddings", a->tied, b->tied},
+      {"bias of q, k and v", a->qkv_bias, b->qkv_bias},
+      {"bias of the attention's output", a->o_bias, b->o_bias},
+      {"mlp_bias", a->mlp_bias, b->mlp_bias},
+      {"norm of queries and keys", a->qk_norm, b->qk_norm},
+      {"rope_theta", r->theta, s->theta},
+      {"kind of rope_scaling", r->scaling, s->scaling},
+      {"rope_scaling's factor", scaled * r->factor, scaled * s->factor},
+      {"low_freq_factor", llama3 * r->low_freq_factor, llama3 * s->low_freq_factor},
+      {"high_freq_factor", llama3 * r->high_freq_factor, llama3 * s->high_freq_factor},
+      {"original_max_position_embeddings", (llama3 + yarn) * (double)r->original_T,
+       (llama3 + yarn) * (double)s->original_T},
+      {"beta_fast", yarn * r->beta_fast, yarn * s->beta_fast},
+      {"beta_slow", yarn * r->beta_slow, yarn * s->beta_slow},
+      {"attention_factor", yarn * r->attention_factor, yarn * s->attention_factor},
+      {"mscale", yarn * r->mscale, yarn * s->mscale},
+      {"mscale_all_dim", yarn * r->mscale_all_dim, yarn * s->mscale_all_dim},
+      {"truncate", yarn * r->truncate, yarn * s->truncate},
+  };
+  for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+    if (differs(fields[i].key, fields[i].a, fields[i].b, text, size)) return true;
+  for (int64_t l = 0; l < a->L; l++)
+    if (differs("sliding_window of a layer", (double)a->layers[l].window, (double)b->layers[l].window, text,
+                size) ||
+        differs("hidden_act", a->layers[l].activation, b->layers[l].activation, text, size))
+      return true;
+  return false;
 }

@@ -5,6 +5,7 @@
 #define CONFIG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -69,6 +70,9 @@ const char *config_preset_name(int i);
 /* The HS/2 rotary frequencies in fp32, as Hugging Face computes them, and the factor for cos and sin.
  * T: sequence length of the run (only "dynamic" scalings would need it; the supported ones do not). */
 void rope_frequencies(const Rope *r, int64_t HS, int64_t max_T, float *inv_freq, float *attention_scale);
+
+/* True when the two are different models; text: the first difference, "head_dim is 64 and 128". */
+bool config_difference(const Config *a, const Config *b, char *text, size_t size);
 
 /* Parameters of the whole model, tied ones counted once. */
 int64_t config_parameters(const Config *c);

@@ -27,6 +27,29 @@ static HfTensor hf_tensor(int64_t unit, const ParamSpec *spec, const HfSlice *sl
   return t;
 }
 
+/* What a tensor of the parameter table has beside its weight. */
+typedef enum TensorKind { WEIGHT, GRADIENT, MOMENT1, MOMENT2, MASTER, KINDS } TensorKind;
+static const char *const kind_suffix[KINDS] = {"", "", ".exp_avg", ".exp_avg_sq", ".master"};
+
+static DType kind_dtype(const Model *m, TensorKind kind) {
+  const RunShape *r = &m->schedule->shape;
+  return kind == WEIGHT ? r->dtype : kind == MOMENT1 || kind == MOMENT2 ? r->moments : DT_FP32;
+}
+
+static void *kind_data(const Model *m, TensorKind kind, const HfTensor *t) {
+  char *tensor = NULL;
+  switch (kind) {
+  case WEIGHT: tensor = (char *)model_weight(m, t->unit, t->spec); break;
+  case GRADIENT: tensor = (char *)model_gradient(m, t->unit, t->spec); break;
+  case MOMENT1: tensor = (char *)model_moment1(m, t->unit, t->spec); break;
+  case MOMENT2: tensor = (char *)model_moment2(m, t->unit, t->spec); break;
+  case MASTER: tensor = (char *)model_master(m, t->unit, t->spec); break;
+  case KINDS: break;
+  }
+  CHECK(tensor, "%s has no tensor of kind %d", t->name, kind);
+  return tensor + (size_t)(t->slice->row * t->spec->cols) * dtype_size(kind_dtype(m, kind));
+}
+
 /* Calls f for every Hugging Face tensor of the model, in the order of the file; stops at the first failure.
  */
 typedef bool (*HfVisit)(Model *m, const HfTensor *t, void *context, Error *e);
@@ -68,21 +91,28 @@ static bool same_shape(const SafeTensor *found, const HfTensor *t) {
   return true;
 }
 
-static bool load_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
-  const SafeTensors *set = (const SafeTensors *)context;
-  const SafeTensor *found = safetensors_find(set, t->name);
+/* The tensor of that name, with the shape that the model asks for; NULL and an Error else. */
+static const SafeTensor *find_tensor(const SafeTensors *set, const char *name, const HfTensor *t, Error *e) {
+  const SafeTensor *found = safetensors_find(set, name);
   char a[128], b[128];
   if (!found)
-    return error_usage(e,
-                       "the weights have no tensor %s; expected it with shape %s.\nGive a folder whose "
-                       "config.json and safetensors belong together.",
-                       t->name, shape_text(a, t->dims, t->shape));
-  if (!same_shape(found, t))
-    return error_usage(
-        e,
-        "tensor %s has shape %s; config.json asks for %s.\nGive a folder whose config.json and "
-        "safetensors belong together.",
-        t->name, shape_text(a, found->dims, found->shape), shape_text(b, t->dims, t->shape));
+    error_usage(e,
+                "the file has no tensor %s; expected it with shape %s.\nGive a folder whose "
+                "config.json and safetensors belong together.",
+                name, shape_text(a, t->dims, t->shape));
+  else if (!same_shape(found, t))
+    error_usage(e,
+                "tensor %s has shape %s; config.json asks for %s.\nGive a folder whose config.json and "
+                "safetensors belong together.",
+                name, shape_text(a, found->dims, found->shape), shape_text(b, t->dims, t->shape));
+  else
+    return found;
+  return NULL;
+}
+
+static bool load_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
+  const SafeTensor *found = find_tensor((const SafeTensors *)context, t->name, t, e);
+  if (!found) return false;
   const Schedule *s = m->schedule;
   float *host = (float *)arena_get(&m->arena, s->host_staging);
   float *staged = (float *)arena_get(&m->arena, s->staging);
@@ -135,30 +165,40 @@ bool hf_model_load(Model *m, const SafeTensors *set, Error *e) {
 
 /* ---- saving ---- */
 
-/* Where the bytes of a tensor come from: the weights, or the gradients. */
+/* A file of one or more kinds of tensors. */
 typedef struct Saving {
   SafeTensorsWriter *writer;
-  bool gradients;
+  TensorKind kind;
 } Saving;
+
+/* The name of a tensor of that kind in its file. */
+static const char *kind_name(char buf[160], const HfTensor *t, TensorKind kind) {
+  snprintf(buf, 160, "%s%s", t->name, kind_suffix[kind]);
+  return buf;
+}
 
 static bool declare_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
   (void)e;
   Saving *s = (Saving *)context;
-  DType dt = s->gradients ? DT_FP32 : m->schedule->shape.dtype;
-  safetensors_writer_declare(s->writer, t->name, dt, t->dims, t->shape);
+  char name[160];
+  safetensors_writer_declare(s->writer, kind_name(name, t, s->kind), kind_dtype(m, s->kind), t->dims,
+                             t->shape);
   return true;
 }
 
+static size_t tensor_bytes(const Model *m, const HfTensor *t, TensorKind kind) {
+  return (size_t)(t->slice->rows * t->spec->cols) * dtype_size(kind_dtype(m, kind));
+}
+
+static const size_t staging_bytes = STAGING_ELEMENTS * sizeof(float);
+
 static bool write_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
   Saving *s = (Saving *)context;
-  DType dt = s->gradients ? DT_FP32 : m->schedule->shape.dtype;
-  const void *from = s->gradients ? model_gradient(m, t->unit, t->spec) : model_weight(m, t->unit, t->spec);
-  const char *data = (const char *)from + (size_t)(t->slice->row * t->spec->cols) * dtype_size(dt);
+  const char *data = (const char *)kind_data(m, s->kind, t);
   void *host = arena_get(&m->arena, m->schedule->host_staging);
-  size_t bytes = (size_t)(t->slice->rows * t->spec->cols) * dtype_size(dt),
-         most = STAGING_ELEMENTS * sizeof(float);
-  for (size_t at = 0; at < bytes; at += most) {
-    size_t part = bytes - at < most ? bytes - at : most;
+  size_t bytes = tensor_bytes(m, t, s->kind);
+  for (size_t at = 0; at < bytes; at += staging_bytes) {
+    size_t part = bytes - at < staging_bytes ? bytes - at : staging_bytes;
     device_copy(m->dev, host, data + at, part, COPY_FROM_DEVICE);
     if (!safetensors_writer_write(s->writer, host, part, e)) return false;
   }
@@ -167,11 +207,75 @@ static bool write_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
 
 bool hf_model_save(Model *m, const char *path, Error *e) {
   arena_enter(&m->arena, m->schedule->load);
-  Saving s = {safetensors_writer_new(path), false};
+  Saving s = {safetensors_writer_new(path), WEIGHT};
   visit_tensors(m, declare_tensor, &s, e);
   bool ok = safetensors_writer_begin(s.writer, e) && visit_tensors(m, write_tensor, &s, e);
   return safetensors_writer_close(s.writer, ok, e);
 }
+
+/* ---- the optimizer ---- */
+
+/* The last kind that the optimizer of this run has; they begin with MOMENT1. */
+static int last_kind(const Model *m) {
+  return m->schedule->shape.master ? MASTER : MOMENT2;
+}
+
+bool hf_model_save_optimizer(Model *m, const char *path, Error *e) {
+  arena_enter(&m->arena, m->schedule->load);
+  SafeTensorsWriter *w = safetensors_writer_new(path);
+  for (int k = MOMENT1; k <= last_kind(m); k++) {
+    Saving s = {w, (TensorKind)k};
+    visit_tensors(m, declare_tensor, &s, e);
+  }
+  bool ok = safetensors_writer_begin(w, e);
+  for (int k = MOMENT1; k <= last_kind(m) && ok; k++) {
+    Saving s = {w, (TensorKind)k};
+    ok = visit_tensors(m, write_tensor, &s, e);
+  }
+  return safetensors_writer_close(w, ok, e);
+}
+
+typedef struct Loading {
+  const SafeTensors *set;
+  TensorKind kind;
+  int64_t count; /* tensors loaded */
+} Loading;
+
+static bool load_exact_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
+  Loading *loading = (Loading *)context;
+  char name[160];
+  const SafeTensor *found = find_tensor(loading->set, kind_name(name, t, loading->kind), t, e);
+  if (!found) return false;
+  DType wanted = kind_dtype(m, loading->kind);
+  if (found->dtype != wanted)
+    return error_usage(e, "tensor %s is %s, expected %s.\nGo on with the flags of the run that saved it.",
+                       name, dtype_name(found->dtype), dtype_name(wanted));
+  char *data = (char *)kind_data(m, loading->kind, t);
+  void *host = arena_get(&m->arena, m->schedule->host_staging);
+  size_t bytes = tensor_bytes(m, t, loading->kind);
+  for (size_t at = 0; at < bytes; at += staging_bytes) {
+    size_t part = bytes - at < staging_bytes ? bytes - at : staging_bytes;
+    memcpy(host, (const char *)found->data + at, part);
+    device_copy(m->dev, data + at, host, part, COPY_TO_DEVICE);
+  }
+  loading->count++;
+  return true;
+}
+
+bool hf_model_load_optimizer(Model *m, const SafeTensors *set, Error *e) {
+  arena_enter(&m->arena, m->schedule->load);
+  Loading loading = {set, MOMENT1, 0};
+  for (int k = MOMENT1; k <= last_kind(m); k++) {
+    loading.kind = (TensorKind)k;
+    if (!visit_tensors(m, load_exact_tensor, &loading, e)) return false;
+  }
+  if (loading.count == safetensors_count(set)) return true;
+  return error_usage(e,
+                     "found %lld tensors, expected %lld.\nGo on with the flags of the run that saved them.",
+                     (long long)safetensors_count(set), (long long)loading.count);
+}
+
+/* ---- gradients ---- */
 
 /* Writes int32 values as fp32, which holds them exactly below 2^24: every vocabulary. */
 static bool write_ids(Model *m, SafeTensorsWriter *w, const int32_t *ids, int64_t n, Error *e) {
@@ -186,7 +290,7 @@ static bool write_ids(Model *m, SafeTensorsWriter *w, const int32_t *ids, int64_
 
 bool hf_model_dump_gradients(Model *m, const char *path, double loss, const StepBatch *step, Error *e) {
   arena_enter(&m->arena, m->schedule->load);
-  Saving s = {safetensors_writer_new(path), true};
+  Saving s = {safetensors_writer_new(path), GRADIENT};
   int64_t one = 1, ids[2] = {step->A * step->B, step->T}, n = ids[0] * ids[1];
   safetensors_writer_declare(s.writer, "loss", DT_FP32, 1, &one);
   safetensors_writer_declare(s.writer, "input_ids", DT_FP32, 2, ids);

@@ -17,6 +17,11 @@ bool hf_model_load(Model *m, const SafeTensors *set, Error *e);
 /* Writes the weights to PATH in the run's storage type. */
 bool hf_model_save(Model *m, const char *path, Error *e);
 
+/* The optimizer's tensors, for going on: `<name>.exp_avg` and `<name>.exp_avg_sq` in the moments' type, and
+ * `<name>.master` in fp32 where there is a master copy. Loading asks for exactly these, bit for bit. */
+bool hf_model_save_optimizer(Model *m, const char *path, Error *e);
+bool hf_model_load_optimizer(Model *m, const SafeTensors *set, Error *e);
+
 /* Writes `loss` [1], `input_ids` and `labels` [A*B, T] (labels are the shifted targets, -1 = ignored) and
  * every gradient under its Hugging Face name, all fp32, to PATH. */
 bool hf_model_dump_gradients(Model *m, const char *path, double loss, const StepBatch *step, Error *e);

@@ -53,7 +53,7 @@ void gradients_ready(Model *m, int64_t unit) {
   for (int i = 0; i < count; i++)
     if (specs[i].rows)
       m->gradient_squares +=
-          sum_of_squares(m->dev, model_gradient(m, unit, &specs[i]), specs[i].rows * specs[i].cols);
+          sum_of_squares(m->dev, model_gradient(m, unit, &specs[i]), DT_FP32, specs[i].rows * specs[i].cols);
 }
 
 static AttentionShape attention_shape(const Config *c, int64_t l, int64_t B, int64_t T) {

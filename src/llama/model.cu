@@ -50,6 +50,13 @@ float *model_master(const Model *m, int64_t unit, const ParamSpec *spec) {
   return (float *)unit_element(m, m->schedule->master[unit], spec, DT_FP32);
 }
 
+void *model_moment1(const Model *m, int64_t unit, const ParamSpec *spec) {
+  return unit_element(m, m->schedule->moment1[unit], spec, m->schedule->shape.moments);
+}
+void *model_moment2(const Model *m, int64_t unit, const ParamSpec *spec) {
+  return unit_element(m, m->schedule->moment2[unit], spec, m->schedule->shape.moments);
+}
+
 static void init_tensor(Model *m, void *p, DType dt, const ParamSpec *spec, uint64_t seed, int64_t id) {
   int64_t n = spec->rows * spec->cols;
   if (spec->init == INIT_NORMAL)
@@ -109,12 +116,9 @@ static HeadInside head_inside(const Model *m) {
                     arena_get(&m->arena, m->schedule->head_logits)};
 }
 
-/* Embedding and all layers for B sequences of T tokens, from host arrays; targets may be NULL. Ends at the
- * head's moment; returns the stream that goes into the head, [B*T, C]. */
-static void *forward(Model *m, const int32_t *tokens, const int32_t *targets, const int32_t *positions,
-                     int64_t B, int64_t T) {
+void *model_embed(Model *m, const int32_t *tokens, const int32_t *targets, const int32_t *positions,
+                  int64_t B, int64_t T) {
   const Schedule *s = m->schedule;
-  const Config *c = m->config;
   Arena *a = &m->arena;
   size_t bytes = (size_t)(B * T) * sizeof(int32_t);
   arena_enter(a, s->embedding_forward);
@@ -123,11 +127,22 @@ static void *forward(Model *m, const int32_t *tokens, const int32_t *targets, co
   device_copy(m->dev, arena_get(a, s->positions), positions, bytes, COPY_TO_DEVICE);
   if (targets) device_copy(m->dev, arena_get(a, s->targets), targets, bytes, COPY_TO_DEVICE);
   const ParamSpec *table = &m->params.embedding[P_EMBEDDING];
-  embedding_forward(m->dev, s->shape.dtype, arena_get(a, s->forward[0].buf.x),
-                    model_weight(m, params_embedding_unit(&m->params), table), device_tokens, B * T, c->C);
-  for (int64_t l = 0; l < c->L; l++) layer_forward(m, l, &s->forward[l], B, T);
-  arena_enter(a, s->head);
-  return arena_get(a, s->forward[c->L - 1].buf.x_out);
+  void *x = arena_get(a, s->forward[0].buf.x);
+  embedding_forward(m->dev, s->shape.dtype, x, model_weight(m, params_embedding_unit(&m->params), table),
+                    device_tokens, B * T, m->config->C);
+  return x;
+}
+
+/* Embedding and all layers. Ends at the head's moment; returns the stream that goes into the head, [B*T, C].
+ */
+static void *forward(Model *m, const int32_t *tokens, const int32_t *targets, const int32_t *positions,
+                     int64_t B, int64_t T) {
+  const Schedule *s = m->schedule;
+  int64_t L = m->config->L;
+  model_embed(m, tokens, targets, positions, B, T);
+  for (int64_t l = 0; l < L; l++) layer_forward(m, l, &s->forward[l], B, T);
+  arena_enter(&m->arena, s->head);
+  return arena_get(&m->arena, s->forward[L - 1].buf.x_out);
 }
 
 /* Sum of the losses that the head left on the device. */

@@ -42,6 +42,11 @@ double model_forward_backward(Model *m, const StepBatch *step);
 /* Forward only: the sum of the losses of the step's valid targets. */
 double model_evaluate(Model *m, const StepBatch *step);
 
+/* The first part of every forward: B sequences of T tokens from host arrays to the device (targets may be
+ * NULL), and the stream [B*T, C] that goes into layer 0, which it returns. */
+void *model_embed(Model *m, const int32_t *tokens, const int32_t *targets, const int32_t *positions,
+                  int64_t B, int64_t T);
+
 /* Logits [n, V] fp32 on the host, of the last n of `rows` tokens of one sequence; rows <= T of the plan,
  * n <= rows of the head's chunk. */
 void model_logits(Model *m, const int32_t *tokens, int64_t rows, int64_t n, float *logits);
@@ -54,6 +59,8 @@ double model_step_flops(const Config *c, int64_t sequences, int64_t T);
 void *model_weight(const Model *m, int64_t unit, const ParamSpec *spec);
 float *model_gradient(const Model *m, int64_t unit, const ParamSpec *spec); /* NULL when not training */
 float *model_master(const Model *m, int64_t unit, const ParamSpec *spec);   /* NULL without a master copy */
+void *model_moment1(const Model *m, int64_t unit, const ParamSpec *spec);   /* NULL when not training */
+void *model_moment2(const Model *m, int64_t unit, const ParamSpec *spec);
 
 #ifdef __cplusplus
 }

@@ -22,10 +22,6 @@ double gradient_norm(const Model *m) {
   return sqrt(m->gradient_squares);
 }
 
-static void *moment_of(const Model *m, BufferId id, const ParamSpec *spec) {
-  return (char *)arena_get(&m->arena, id) + (size_t)spec->offset * dtype_size(m->schedule->shape.moments);
-}
-
 void optimizer_update(Model *m, AdamW a, double clip) {
   const Schedule *s = m->schedule;
   arena_enter(&m->arena, s->update);
@@ -41,8 +37,8 @@ void optimizer_update(Model *m, AdamW a, double clip) {
       t.dtype = s->shape.dtype;
       t.master = model_master(m, u, &specs[i]);
       t.grad = model_gradient(m, u, &specs[i]);
-      t.m = moment_of(m, s->moment1[u], &specs[i]);
-      t.v = moment_of(m, s->moment2[u], &specs[i]);
+      t.m = model_moment1(m, u, &specs[i]);
+      t.v = model_moment2(m, u, &specs[i]);
       t.moments = s->shape.moments;
       t.n = specs[i].rows * specs[i].cols;
       t.decay = specs[i].decay;

@@ -86,9 +86,9 @@ void adamw_update(Device *dev, const AdamWTensor *t, const AdamW *a) {
 static constexpr int64_t PIECE = 65536; /* elements whose squares one group adds up */
 static constexpr int64_t PIECES = 256;  /* pieces at a time */
 
-struct SquaresOfPieces {
-  double *sums;   /* [PIECES] */
-  const float *x; /* [n] */
+template <class T> struct SquaresOfPieces {
+  double *sums; /* [PIECES] */
+  const T *x;   /* [n] */
   int64_t n;
 
   template <class G> HD void operator()(G g, int64_t piece) const {
@@ -99,14 +99,16 @@ struct SquaresOfPieces {
   }
 };
 
-double sum_of_squares(Device *dev, const float *x, int64_t n) {
+double sum_of_squares(Device *dev, const void *x, DType dt, int64_t n) {
   double total = 0, sums[PIECES];
   CHECK(dev->workspace_bytes >= sizeof sums, "sum_of_squares: %zu bytes of workspace, %zu are needed",
         dev->workspace_bytes, sizeof sums);
   for (int64_t begin = 0; begin < n; begin += PIECES * PIECE) {
     int64_t left = n - begin, pieces = (left + PIECE - 1) / PIECE;
     if (pieces > PIECES) pieces = PIECES;
-    launch_rows(dev, pieces, SquaresOfPieces{(double *)dev->workspace, x + begin, left});
+    DISPATCH(
+        dt, T,
+        launch_rows(dev, pieces, SquaresOfPieces<T>{(double *)dev->workspace, (const T *)x + begin, left}));
     device_copy(dev, sums, dev->workspace, (size_t)pieces * sizeof *sums, COPY_FROM_DEVICE);
     for (int64_t i = 0; i < pieces; i++) total += sums[i];
   }

@@ -34,9 +34,9 @@ typedef struct AdamWTensor {
  * rounding would freeze v when gradients fall. */
 void adamw_update(Device *dev, const AdamWTensor *t, const AdamW *a);
 
-/* Sum of the squares of x [n], in double, the same for any number of threads; not finite when an x is not.
- * Scratch: dev->workspace. */
-double sum_of_squares(Device *dev, const float *x, int64_t n);
+/* Sum of the squares of x [n] of type dt, in double, the same for any number of threads; finite exactly when
+ * every x is. Scratch: dev->workspace. */
+double sum_of_squares(Device *dev, const void *x, DType dt, int64_t n);
 
 #ifdef __cplusplus
 }

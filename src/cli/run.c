@@ -1,0 +1,186 @@
+#include "cli/run.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/process.h"   /* defines: process_resident_bytes */
+#include "cli/flags.h"      /* defines: flags_print, flags_json */
+#include "cli/setup.h"      /* defines: setup_config, setup_shape, setup_data */
+#include "io/demo_text.h"   /* defines: demo_prompt */
+#include "io/file.h"        /* defines: file_write_text */
+#include "io/json_out.h"    /* defines: json_string */
+#include "llama/hf_model.h" /* defines: hf_model_load */
+#include "llama/sample.h"   /* defines: sample_bytes */
+#include "ops/matmul.h"     /* defines: matmul_measure_rate */
+
+/* ---- opening ---- */
+
+static bool load_weights(Run *r, Error *e) {
+  if (r->resumed.path[0]) return saved_state_load(&r->resumed, &r->model, e);
+  if (!setup_is_folder(&r->o)) {
+    model_init(&r->model, (uint64_t)r->o.seed);
+    return true;
+  }
+  SafeTensors *set = safetensors_open(r->o.model, e);
+  bool ok = set && hf_model_load(&r->model, set, e);
+  safetensors_close(set);
+  return ok || error_prefix(e, "--model %s: ", r->o.model);
+}
+
+static bool check_sampling(const Run *r, Error *e) {
+  bool bytes = (!r->train || dataloader_bytes(r->train)) && (!r->val || dataloader_bytes(r->val));
+  if (!r->o.sample_every || bytes) return true;
+  return error_usage(
+      e, "--sample-every: found token shards, expected text (.txt) whose bytes are the tokens: this "
+         "version cannot\nturn other tokens into text. Leave --sample-every out.");
+}
+
+/* Reads what the next step would read: a token that the model does not have shows here, not after a start. */
+static bool peek(Run *r, DataLoader *d, Error *e) {
+  if (!d) return true;
+  DataPosition here = dataloader_position(d);
+  StepBatch step = model_step_batch(&r->model, r->o.grad_accum);
+  bool ok = dataloader_next(d, &step, e);
+  return ok && dataloader_seek(d, &here, e);
+}
+
+/* The data, from where the resumed run was in them. */
+static bool open_data(Run *r, Error *e) {
+  if (!setup_data(&r->train, &r->val, &r->o, &r->config, e) || !check_sampling(r, e)) return false;
+  return !r->resumed.path[0] || (saved_state_check_data(&r->resumed, &r->o, r->train, e) &&
+                                 dataloader_seek(r->train, &r->resumed.at.position, e));
+}
+
+static bool open_saved_state(Run *r, Error *e) {
+  if (!saved_state_open(&r->resumed, &r->o, e)) return false;
+  r->tokens = r->resumed.at.tokens;
+  return !r->resumed.path[0] || saved_state_check_model(&r->resumed, &r->o, &r->config, e);
+}
+
+bool run_open(Run *r, Error *e) {
+  const Options *o = &r->o;
+  r->lock = r->log.json = -1;
+  /* before any other thread: they inherit which signals are blocked */
+  r->signals = signals_open();
+  if (!setup_config(&r->config, o, e) || !device_open(&r->dev, o->device, (int)o->threads, e)) return false;
+  RunShape shape = setup_shape(o);
+  r->schedule = schedule_new(&r->config, &shape, &r->dev);
+  if (o->plan) return true;
+  if (!open_saved_state(r, e) || !open_data(r, e)) return false;
+  r->roof = matmul_measure_rate(&r->dev, 0.2);
+  r->libraries_bytes = process_resident_bytes();
+  return model_open(&r->model, &r->config, r->schedule, &r->dev, false, e) && load_weights(r, e) &&
+         peek(r, r->train, e) && peek(r, r->val, e);
+}
+
+void run_close(Run *r) {
+  signals_close(r->signals);
+  log_close(&r->log);
+  model_close(&r->model);
+  schedule_free(r->schedule);
+  dataloader_close(r->train);
+  dataloader_close(r->val);
+  saved_state_close(&r->resumed);
+  device_close(&r->dev);
+  config_free(&r->config);
+  if (r->lock >= 0) close(r->lock);
+}
+
+/* ---- the run folder ---- */
+
+static bool write_run_json(const Run *r, int argc, char **argv, Error *e) {
+  char path[RUN_PATH + 16], *text = NULL;
+  size_t size;
+  FILE *f = open_memstream(&text, &size);
+  CHECK(f, "out of memory for run.json");
+  fprintf(f, "{\n  \"version\": \"%s\",\n  \"command\": [", VERSION);
+  for (int i = 0; i < argc; i++) {
+    if (i) fputs(", ", f);
+    json_string(f, argv[i]);
+  }
+  fprintf(
+      f, "],\n  \"resumed_from_step\": %lld,\n  \"mlp_rows\": %lld,\n  \"head_rows\": %lld,\n  \"options\": ",
+      (long long)run_first(r), (long long)schedule_mlp_rows(r->schedule),
+      (long long)schedule_head_rows(r->schedule));
+  flags_json(f, &r->o, 2);
+  fputs("\n}\n", f);
+  CHECK(fclose(f) == 0, "out of memory for run.json");
+  snprintf(path, sizeof path, "%s/run.json", r->o.out);
+  bool ok = file_write_text(path, text, e);
+  free(text);
+  return ok;
+}
+
+bool run_begin_folder(Run *r, int argc, char **argv, Error *e) {
+  return !r->o.out ||
+         (saved_state_prepare_folder(&r->lock, &r->resumed, &r->o, e) && write_run_json(r, argc, argv, e));
+}
+
+int64_t run_first(const Run *r) {
+  return r->resumed.at.step;
+}
+
+int64_t run_last(const Run *r) {
+  return r->o.stop_after ? r->o.stop_after : r->o.steps;
+}
+
+bool run_go_on(const Run *r, const Error *e) {
+  if (r->o.on_save_error == SAVE_ERROR_STOP) return false;
+  fflush(stdout);
+  fprintf(stderr, "# WARNING: %s\n# the run goes on (--on-save-error continue)\n", e->text);
+  return true;
+}
+
+bool run_save(Run *r, int64_t step, Error *e) {
+  TrainerState at = {.step = step,
+                     .tokens = r->tokens,
+                     .position = dataloader_position(r->train),
+                     .data_fingerprint = dataloader_fingerprint(r->train),
+                     .tokenizer_hash = dataloader_tokenizer_hash(r->train)};
+  if (!saved_state_write(&at, &r->model, &r->o, e))
+    return error_prefix(
+        e, "the state after step %lld could not be saved; older ones are untouched: ", (long long)step);
+  printf("# saved %s/step-%08lld\n", r->o.out, (long long)step);
+  return true;
+}
+
+/* ---- what is printed ---- */
+
+void run_print_plan(const Run *r) {
+  if (r->o.json) {
+    plan_json(stdout, r->schedule->plan);
+    return;
+  }
+  plan_print(stdout, r->schedule->plan);
+  printf("# mini-sequences: MLP %lld rows, LM head %lld rows, of %lld\n",
+         (long long)schedule_mlp_rows(r->schedule), (long long)schedule_head_rows(r->schedule),
+         (long long)schedule_rows(r->schedule));
+}
+
+void run_print_start(const Run *r) {
+  const Config *c = &r->config;
+  char text[32];
+  printf("# train_llama %s on %s, %.0f GFLOP/s in fp32 products\n", VERSION, r->dev.name, r->roof * 1e-9);
+  flags_print(stdout, &r->o);
+  params_print(stdout, &r->model.params);
+  printf("# %s: C %lld, L %lld, NH %lld, NKV %lld, HS %lld, FF %lld, V %lld, %lld parameters\n", c->family,
+         (long long)c->C, (long long)c->L, (long long)c->NH, (long long)c->NKV, (long long)c->HS,
+         (long long)c->FF, (long long)c->V, (long long)config_parameters(c));
+  run_print_plan(r);
+  printf("# libraries and program %s (measured)\n", bytes_text(text, r->libraries_bytes));
+  if (r->train)
+    printf("# data: %lld tokens, %lld sequences a pass\n", (long long)dataloader_tokens(r->train),
+           (long long)dataloader_windows(r->train));
+  if (r->resumed.path[0])
+    printf("# resumed after step %lld from %s\n", (long long)run_first(r), r->resumed.path);
+}
+
+void run_print_sample(Run *r) {
+  char *prompt = demo_prompt((uint64_t)r->o.seed + 2);
+  printf("---- sample ----\n");
+  sample_bytes(&r->model, stdout, prompt, 400, 0.5, (uint64_t)r->o.seed);
+  printf("----------------\n");
+  free(prompt);
+}

@@ -1,0 +1,332 @@
+/* Runs that are stopped, killed, and gone on with: the program as a user runs it. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "io/safetensors.h"
+#include "io/shards.h"
+#include "program.h" /* expect, path_of, exists, write_text */
+
+/* A model of two layers from its folder, and shards of its vocabulary of 71. */
+#define TINY                                                                                                 \
+  "--model test/fixtures/llama3.2 --train @/train.bin --seq-len 16 --batch 2 --lr 1e-3 --threads 1 "
+
+static void write_shard(const char *name, uint32_t seed, int64_t n, uint64_t tokenizer_hash) {
+  Error e;
+  uint32_t *tokens = malloc((size_t)n * sizeof *tokens);
+  for (int64_t i = 0; i < n; i++) {
+    seed = seed * 1664525u + 1013904223u;
+    tokens[i] = (seed >> 16) % 71;
+  }
+  if (!shard_write(path_of(name), 8, tokens, n, 71, tokenizer_hash, &e)) fail_msg("%s", e.text);
+  free(tokens);
+}
+
+static int setup(void **state) {
+  strcpy(folder, "/tmp/train_llama_test_XXXXXX");
+  if (program_setup(state) != 0) return -1;
+  write_shard("train.bin", 1, 5000, 77);
+  return 0;
+}
+
+/* The numbers under `key` in a log, one a line that has it. Returns how many. */
+static int log_numbers(const char *name, const char *key, double *values, int most) {
+  FILE *f = fopen(path_of(name), "r");
+  assert_non_null(f);
+  char line[2048];
+  int n = 0;
+  while (fgets(line, sizeof line, f)) {
+    cJSON *json = cJSON_Parse(line);
+    const cJSON *value = cJSON_GetObjectItemCaseSensitive(json, key);
+    assert_non_null(json);
+    if (cJSON_IsNumber(value) && n < most) values[n++] = value->valuedouble;
+    cJSON_Delete(json);
+  }
+  fclose(f);
+  return n;
+}
+
+static void assert_same_file(const char *a, const char *b) {
+  size_t n, m;
+  Error e;
+  char *x = file_read_text(path_of(a), 1 << 30, &n, &e), *y = file_read_text(path_of(b), 1 << 30, &m, &e);
+  if (!x || !y || n != m || memcmp(x, y, n) != 0) fail_msg("%s and %s differ", a, b);
+  free(x);
+  free(y);
+}
+
+static void assert_same_run(const char *a, const char *b, int64_t step) {
+  static const char *const files[] = {"model.safetensors", "optimizer.safetensors"};
+  char x[256], y[256];
+  for (int i = 0; i < 2; i++) {
+    snprintf(x, sizeof x, "%s/step-%08lld/%s", a, (long long)step, files[i]);
+    snprintf(y, sizeof y, "%s/step-%08lld/%s", b, (long long)step, files[i]);
+    assert_same_file(x, y);
+  }
+  static const char *const keys[] = {"step", "loss", "grad_norm", "lr", "tokens", "loss_z"};
+  snprintf(x, sizeof x, "%s/log.jsonl", a);
+  snprintf(y, sizeof y, "%s/log.jsonl", b);
+  for (int k = 0; k < 6; k++) {
+    double p[64], q[64];
+    int n = log_numbers(x, keys[k], p, 64), m = log_numbers(y, keys[k], q, 64);
+    assert_int_equal(n, m);
+    for (int i = 0; i < n; i++) assert_true(p[i] == q[i]);
+  }
+}
+
+/* Weights, moments and losses of a run that was stopped twice are those of one that was not, byte for byte.
+ */
+static void a_stopped_run_is_the_same(void **state) {
+  (void)state;
+  static const char *const flags[] = {
+      "--grad-accum 3",
+      "--dtype bf16 --moments bf16 --weight-decay 0.2",
+      "--dtype bf16 --master fp32 --schedule wsd --warmup 3",
+  };
+  for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+    char a[256], arguments[1024];
+    snprintf(a, sizeof a, TINY "%s --steps 20", flags[i]);
+    snprintf(arguments, sizeof arguments, "%s --out @/whole%zu", a, i);
+    expect(0, "saved", arguments);
+    snprintf(arguments, sizeof arguments, "%s --out @/parts%zu --stop-after 3", a, i);
+    expect(0, "saved", arguments);
+    snprintf(arguments, sizeof arguments, "%s --out @/parts%zu --stop-after 17 --resume", a, i);
+    expect(0, "resumed after step 3", arguments);
+    snprintf(arguments, sizeof arguments, "%s --out @/parts%zu --resume", a, i);
+    expect(0, "resumed after step 17", arguments);
+    char whole[32], parts[32];
+    snprintf(whole, sizeof whole, "whole%zu", i);
+    snprintf(parts, sizeof parts, "parts%zu", i);
+    assert_same_run(whole, parts, 20);
+    expect(0, "nothing is left to do", arguments);
+  }
+}
+
+static void resume_without_a_state_starts(void **state) {
+  (void)state;
+  expect(0, "starts at step 1", TINY "--steps 2 --out @/run --resume");
+  /* a run that was killed before it saved anything */
+  assert_int_equal(mkdir(path_of("early"), 0777), 0);
+  write_text("early/log.jsonl", "{\"step\": 0, \"val_loss\": 9}\n");
+  expect(0, "starts at step 1", TINY "--steps 2 --out @/early --resume");
+  double steps[8];
+  assert_int_equal(log_numbers("early/log.jsonl", "step", steps, 8), 2);
+}
+
+/* A run of something else is refused with the difference, and is left as it is. */
+static void another_run_is_refused(void **state) {
+  (void)state;
+  expect(0, "saved", TINY "--steps 4 --save-every 2 --out @/run");
+  write_shard("other.bin", 2, 5000, 77);
+  write_shard("tokenizer.bin", 1, 5000, 78);
+  static const char resume[] = "--seq-len 16 --batch 2 --steps 9 --out @/run --resume ";
+  static const struct {
+    const char *flags, *message;
+  } cases[] = {
+      {"--model test/fixtures/qwen3 --train @/train.bin", "model_type is qwen3 and llama"},
+      {"--model test/fixtures/llama3.1 --train @/train.bin", "another model"},
+      {"--model test/fixtures/llama3.2 --rope-theta 777 --train @/train.bin", "rope_theta is 777 and"},
+      {"--model test/fixtures/llama3.2 --train @/train.bin --seed 43", "--seed 43, expected 42"},
+      {"--model test/fixtures/llama3.2 --train @/train.bin --dtype bf16",
+       "--dtype \"bf16\", expected \"fp32\""},
+      {"--model test/fixtures/llama3.2 --train @/other.bin", "training data"},
+      {"--model test/fixtures/llama3.2 --train @/tokenizer.bin", "tokenizer"},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    char arguments[512];
+    snprintf(arguments, sizeof arguments, "%s%s", resume, cases[i].flags);
+    expect(2, cases[i].message, arguments);
+  }
+  expect(2, "--seq-len 8, expected 16",
+         "--model test/fixtures/llama3.2 --train @/train.bin --seq-len 8 --out @/run --resume");
+  expect(2, "DONE", TINY "--out @/run --resume @/none");
+  expect(2, "--resume", TINY "--resume");
+  expect(2, "newer state", TINY "--steps 9 --out @/run --resume @/run/step-00000002");
+}
+
+/* A state of another folder goes on in a new one; other flags may change, and are named. */
+static void a_named_state_goes_on_elsewhere(void **state) {
+  (void)state;
+  expect(0, "saved", TINY "--steps 6 --save-every 2 --keep 2 --out @/run");
+  assert_true(!exists("run/step-00000002") && exists("run/step-00000004") && exists("run/step-00000006"));
+  expect(0, "another --grad-accum: 2, was 1",
+         TINY "--steps 6 --grad-accum 2 --out @/new --resume @/run/step-00000004");
+  assert_true(exists("new/step-00000006/DONE") && !exists("new/step-00000004"));
+}
+
+/* ---- signals ---- */
+
+/* Runs in the background; returns its process. */
+static pid_t start(const char *arguments) {
+  char command[4096];
+  program_command(command, sizeof command, "exec", "train_llama", arguments);
+  pid_t child = fork();
+  assert_true(child >= 0);
+  if (child == 0) {
+    char silent[4200];
+    snprintf(silent, sizeof silent, "%s >%s/said 2>&1", command, folder);
+    execl("/bin/sh", "sh", "-c", silent, (char *)NULL);
+    _exit(127);
+  }
+  return child;
+}
+
+static void nap(void) {
+  nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+}
+
+static int finish(pid_t child) {
+  int status;
+  assert_true(waitpid(child, &status, 0) == child);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/* Waits until the log has that many lines. */
+static void wait_for_lines(pid_t child, const char *log, int lines) {
+  for (;;) {
+    FILE *f = fopen(path_of(log), "r");
+    int n = 0, c;
+    while (f && (c = fgetc(f)) != EOF) n += c == '\n';
+    if (f) fclose(f);
+    if (n >= lines) return;
+    int status;
+    if (waitpid(child, &status, WNOHANG) != 0)
+      fail_msg("the program ended before %s had %d lines", log, lines);
+    nap();
+  }
+}
+
+static void a_signal_saves_and_ends(void **state) {
+  (void)state;
+  static const int numbers[] = {SIGTERM, SIGINT};
+  for (int i = 0; i < 2; i++) {
+    char arguments[512], log[64];
+    snprintf(arguments, sizeof arguments, TINY "--steps 100000 --out @/run%d", i);
+    snprintf(log, sizeof log, "run%d/log.jsonl", i);
+    pid_t child = start(arguments);
+    wait_for_lines(child, log, 3);
+    kill(child, numbers[i]);
+    assert_int_equal(finish(child), 0);
+    double steps[1];
+    assert_int_equal(log_numbers(log, "step", steps, 1), 1);
+    strcat(arguments, " --resume --stop-after 100000 --plan");
+    expect(0, "", arguments);
+    snprintf(arguments, sizeof arguments, "%s/run%d/step-*/DONE", folder, i);
+    char command[600];
+    snprintf(command, sizeof command, "ls %s", arguments);
+    assert_int_equal(shell(command), 0); /* one state, complete */
+  }
+}
+
+static void usr1_saves_and_goes_on(void **state) {
+  (void)state;
+  pid_t child = start(TINY "--steps 100000 --out @/run");
+  wait_for_lines(child, "run/log.jsonl", 2);
+  kill(child, SIGUSR1);
+  char command[600];
+  snprintf(command, sizeof command, "ls %s/run/step-*/DONE", folder);
+  while (shell(command) != 0) nap();
+  double steps[1 << 12];
+  int before = log_numbers("run/log.jsonl", "step", steps, 1 << 12);
+  wait_for_lines(child, "run/log.jsonl", before + 3);
+  kill(child, SIGKILL);
+  assert_int_equal(finish(child), 128 + SIGKILL);
+}
+
+/* Steps of seconds: the second signal does not wait for the first one's end of the step. */
+static void a_second_signal_ends_at_once(void **state) {
+  (void)state;
+  pid_t child = start("--steps 50 --seq-len 512 --batch 64 --eval-batches 1 --threads 1 --out @/run");
+  wait_for_lines(child, "run/log.jsonl", 1);
+  nap();
+  kill(child, SIGINT);
+  nap();
+  nap();
+  kill(child, SIGINT);
+  assert_int_equal(finish(child), 128 + SIGINT);
+}
+
+/* ---- numbers and disks that fail ---- */
+
+/* The fixture's model with one weight of layer 1 that is not finite. */
+static void write_bad_model(void) {
+  char command[1024];
+  snprintf(command, sizeof command, "mkdir %s/bad && cp test/fixtures/llama3.2/*.json %s/bad", folder,
+           folder);
+  assert_int_equal(shell(command), 0);
+  Error e;
+  SafeTensors *set = safetensors_open("test/fixtures/llama3.2", &e);
+  SafeTensorsWriter *w = safetensors_writer_new(path_of("bad/model.safetensors"));
+  for (int64_t i = 0; i < safetensors_count(set); i++) {
+    const SafeTensor *t = safetensors_at(set, i);
+    safetensors_writer_declare(w, t->name, t->dtype, t->dims, t->shape);
+  }
+  assert_true(safetensors_writer_begin(w, &e));
+  for (int64_t i = 0; i < safetensors_count(set); i++) {
+    const SafeTensor *t = safetensors_at(set, i);
+    char *copy = malloc(t->bytes);
+    memcpy(copy, t->data, t->bytes);
+    if (strcmp(t->name, "model.layers.1.mlp.up_proj.weight") == 0)
+      memset(copy + t->bytes / 2, 0xff, dtype_size(t->dtype)); /* a NaN in every format */
+    assert_true(safetensors_writer_write(w, copy, t->bytes, &e));
+    free(copy);
+  }
+  assert_true(safetensors_writer_close(w, true, &e));
+  safetensors_close(set);
+}
+
+static void bad_numbers_stop_the_run(void **state) {
+  (void)state;
+  write_bad_model();
+#define BAD "--model @/bad --train @/train.bin --seq-len 16 --batch 2 --steps 9 --threads 1 "
+  expect(1, "the weight model.layers.1.mlp.up_proj.weight", BAD "--out @/run");
+  assert_false(exists("run/step-00000001") || exists("run/step-00000009"));
+  expect(1, "step 3: the loss", BAD "--skip-bad-steps 2 --save-every 1 --out @/skip");
+  assert_non_null(strstr(said, "2 in a row of 2"));
+  assert_true(exists("skip/step-00000002/DONE") && !exists("skip/step-00000003"));
+  double steps[8];
+  assert_int_equal(log_numbers("skip/log.jsonl", "step", steps, 8), 2);
+}
+
+/* A limit on the size of files stands for a disk that is full: the weights fit, the moments do not. */
+#define FULL_DISK "trap '' XFSZ; ulimit -f 100;"
+
+static void a_full_disk_loses_nothing(void **state) {
+  (void)state;
+  expect(0, "saved", TINY "--steps 6 --stop-after 2 --out @/run");
+  /* goes on, and says at the end that the last state is not there */
+  expect_of(FULL_DISK, 1, "the run goes on", TINY "--steps 6 --save-every 2 --out @/run --resume");
+  assert_non_null(strstr(said, "after step 4 could not be saved"));
+  assert_non_null(strstr(said, "train_llama: the state after step 6 could not be saved"));
+  assert_true(exists("run/step-00000002/DONE"));
+  assert_false(exists("run/step-00000004") || exists("run/step-00000004.tmp") ||
+               exists("run/step-00000006.tmp"));
+  /* stops at once */
+  expect_of(FULL_DISK, 1, "after step 4 could not be saved",
+            TINY "--steps 6 --save-every 2 --out @/run --resume --on-save-error stop");
+  assert_null(strstr(said, "step     5/6"));
+  /* with room on the disk, all is as if nothing had happened */
+  expect(0, "saved", TINY "--steps 6 --out @/run --resume");
+  expect(0, "saved", TINY "--steps 6 --out @/whole");
+  assert_same_run("whole", "run", 6);
+}
+
+int main(void) {
+#define RESUME_TEST(name) cmocka_unit_test_setup_teardown(name, setup, program_teardown)
+  const struct CMUnitTest tests[] = {
+      RESUME_TEST(a_stopped_run_is_the_same),    RESUME_TEST(resume_without_a_state_starts),
+      RESUME_TEST(another_run_is_refused),       RESUME_TEST(a_named_state_goes_on_elsewhere),
+      RESUME_TEST(a_signal_saves_and_ends),      RESUME_TEST(usr1_saves_and_goes_on),
+      RESUME_TEST(a_second_signal_ends_at_once), RESUME_TEST(bad_numbers_stop_the_run),
+      RESUME_TEST(a_full_disk_loses_nothing),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
