@@ -79,6 +79,12 @@ $(BUILD)/test_%: $(BUILD)/test/test_%.cu.o $(OBJECTS)
 # sees the program's own allocations, not those inside libraries
 $(BUILD)/test_memory: LDLIBS += $(foreach f,malloc calloc realloc aligned_alloc posix_memalign mmap,-Wl,--wrap=$(f))
 
+# the program with a disk that fails, for test_faults
+$(BUILD)/train_llama_faulty: LDLIBS += $(foreach f,write fsync rename,-Wl,--wrap=$(f))
+$(BUILD)/train_llama_faulty: $(BUILD)/train_llama.cu.o $(BUILD)/test/fault_io.c.o $(OBJECTS)
+	$(call SAY,link)
+	$(Q)$(LINK)
+
 clean:
 	rm -rf build train_llama
 
@@ -90,7 +96,7 @@ FORMATTED = $(wildcard $(foreach d,. src/* test bench tokenizer,$(addprefix $(d)
 CLANG_FORMAT = $(firstword $(foreach f,clang-format-14 clang-format,$(shell command -v $(f) 2>/dev/null)))
 
 .PHONY: tests
-tests: $(BUILD)/train_llama $(TESTS)
+tests: $(BUILD)/train_llama $(BUILD)/train_llama_faulty $(TESTS)
 .SECONDARY: # keeps the tests' object files
 
 test:

@@ -69,7 +69,7 @@ bool run_open(Run *r, Error *e) {
   r->schedule = schedule_new(&r->config, &shape, &r->dev);
   if (o->plan) return true;
   if (!open_saved_state(r, e) || !open_data(r, e)) return false;
-  r->roof = matmul_measure_rate(&r->dev, 0.2);
+  r->roof = matmul_measure_rate(&r->dev, 0.03);
   r->libraries_bytes = process_resident_bytes();
   return model_open(&r->model, &r->config, r->schedule, &r->dev, false, e) && load_weights(r, e) &&
          peek(r, r->train, e) && peek(r, r->val, e);
