@@ -241,6 +241,29 @@ static void usr1_saves_and_goes_on(void **state) {
   assert_int_equal(finish(child), 128 + SIGKILL);
 }
 
+/* What SLURM does to the example script, and what it then does to the program; SLURM may signal that as well.
+ */
+static void a_preempted_job_goes_on(void **state) {
+  (void)state;
+  char command[2048], build[512], line[4096];
+  program_command(build, sizeof build, "", "train_llama", "");
+  program_command(command, sizeof command, "", "train_llama", TINY "--steps 100000 --out @/run");
+  const char *arguments = strstr(command, "--model");
+  snprintf(line, sizeof line,
+           "TRAIN_LLAMA=%s scripts/slurm_preempt.sh %s >%s/said 2>&1 & job=$!;"
+           "while [ \"$(cat %s/run/log.jsonl 2>/dev/null | wc -l)\" -lt 3 ]; do sleep 0.05; done;"
+           "pkill -TERM -P $job -f save-every; kill -TERM $job; wait $job",
+           build + strspn(build, " "), arguments, folder, folder);
+  assert_int_equal(shell(line), 0);
+  snprintf(line, sizeof line, "ls %s/run/step-*/DONE", folder);
+  assert_int_equal(shell(line), 0);
+  /* the same job once more */
+  snprintf(line, sizeof line, "TRAIN_LLAMA=%s timeout 20 scripts/slurm_preempt.sh %s --stop-after 1",
+           build + strspn(build, " "), arguments);
+  assert_int_equal(shell(line), 0);
+  assert_non_null(strstr(said, "# resumed after step"));
+}
+
 /* Steps of seconds: the second signal does not wait for the first one's end of the step. */
 static void a_second_signal_ends_at_once(void **state) {
   (void)state;
@@ -322,11 +345,11 @@ static void a_full_disk_loses_nothing(void **state) {
 int main(void) {
 #define RESUME_TEST(name) cmocka_unit_test_setup_teardown(name, setup, program_teardown)
   const struct CMUnitTest tests[] = {
-      RESUME_TEST(a_stopped_run_is_the_same),    RESUME_TEST(resume_without_a_state_starts),
-      RESUME_TEST(another_run_is_refused),       RESUME_TEST(a_named_state_goes_on_elsewhere),
-      RESUME_TEST(a_signal_saves_and_ends),      RESUME_TEST(usr1_saves_and_goes_on),
-      RESUME_TEST(a_second_signal_ends_at_once), RESUME_TEST(bad_numbers_stop_the_run),
-      RESUME_TEST(a_full_disk_loses_nothing),
+      RESUME_TEST(a_stopped_run_is_the_same), RESUME_TEST(resume_without_a_state_starts),
+      RESUME_TEST(another_run_is_refused),    RESUME_TEST(a_named_state_goes_on_elsewhere),
+      RESUME_TEST(a_preempted_job_goes_on),   RESUME_TEST(a_signal_saves_and_ends),
+      RESUME_TEST(usr1_saves_and_goes_on),    RESUME_TEST(a_second_signal_ends_at_once),
+      RESUME_TEST(bad_numbers_stop_the_run),  RESUME_TEST(a_full_disk_loses_nothing),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

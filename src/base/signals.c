@@ -25,6 +25,7 @@ static void receive(Signals *s, int number) {
     s->save = true;
     return;
   }
+  if (s->stop && number == SIGHUP) return;
   if (s->stop) end_program(number);
   s->stop = number;
   fprintf(stderr, "# %s: the run stops after this step; a second signal ends it at once\n",

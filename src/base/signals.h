@@ -16,8 +16,8 @@ typedef struct Signals Signals;
 /* From here on SIGINT, SIGTERM, SIGHUP and SIGUSR1 go to the waiting thread. Call it before other threads are
  * made: they inherit what is blocked. Until signals_arm, a signal ends the program as it always did. */
 Signals *signals_open(void);
-/* From here on the first SIGINT, SIGTERM or SIGHUP sets signals_stop, the second ends the program at once
- * (exit status 128 + its number), and SIGUSR1 asks for a save. */
+/* From here on the first SIGINT, SIGTERM or SIGHUP sets signals_stop, a second SIGINT or SIGTERM ends the
+ * program at once (exit status 128 + its number), and SIGUSR1 asks for a save. */
 void signals_arm(Signals *s);
 /* Ends the thread; signals do again what they did before. NULL is ignored. */
 void signals_close(Signals *s);
