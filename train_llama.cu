@@ -9,7 +9,10 @@
 #include <time.h>
 
 #include "base/process.h"    /* defines: process_resident_bytes, process_peak_bytes */
+#include "cli/completion.h"  /* defines: completion_print */
+#include "cli/config_file.h" /* defines: config_file_apply */
 #include "cli/flags.h"       /* defines: flags_parse, flags_help, flags_print, flags_json, Options */
+#include "cli/man.h"         /* defines: man_print */
 #include "cli/setup.h"       /* defines: setup_config, setup_shape, setup_data */
 #include "dataloader.h"      /* defines: DataLoader, StepBatch */
 #include "device/device.h"   /* defines: Device */
@@ -96,6 +99,7 @@ static void run_close(Run *r) {
   dataloader_close(r->val);
   device_close(&r->dev);
   config_free(&r->config);
+  options_free(&r->o);
 }
 
 /* ---- what is printed and written ---- */
@@ -270,13 +274,29 @@ static bool run(Run *r, int argc, char **argv, Error *e) {
   return train(r, e);
 }
 
+/* Prints what is asked for instead of a run; false when it is a run. */
+static bool print_text(const Options *o) {
+  if (o->help)
+    flags_help(stdout, *o->help ? o->help : NULL);
+  else if (o->version)
+    printf("train_llama %s\n", VERSION);
+  else if (o->man)
+    man_print(stdout, VERSION);
+  else if (o->completion)
+    completion_print(stdout, o->completion);
+  else
+    return false;
+  return true;
+}
+
 int main(int argc, char **argv) {
   Run r = {};
   Error e = {};
   flags_defaults(&r.o);
   bool ok = flags_parse(&r.o, argc, argv, &e);
-  if (ok && r.o.help) return flags_help(stdout, *r.o.help ? r.o.help : NULL), 0;
-  if (ok && r.o.version) return printf("train_llama %s\n", VERSION), 0;
+  if (ok && print_text(&r.o))
+    return fflush(stdout) == 0 ? 0 : (perror("train_llama: cannot print"), EXIT_RUNTIME);
+  ok = ok && config_file_apply(&r.o, &e);
   if (ok) setup_demo_defaults(&r.o);
   ok = ok && options_check(&r.o, &e) && run(&r, argc, argv, &e);
   run_close(&r);

@@ -1,5 +1,6 @@
 #include "cli/options.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/flags.h" /* flags_given */
@@ -111,4 +112,9 @@ static bool check_running(const Options *o, Error *e) {
 
 bool options_check(const Options *o, Error *e) {
   return check_model_and_data(o, e) && check_training(o, e) && check_memory(o, e) && check_running(o, e);
+}
+
+void options_free(Options *o) {
+  free(o->config_text);
+  o->config_text = NULL;
 }

@@ -19,7 +19,8 @@ enum { OPTION_FLAGS = 64 }; /* room for the flags of the table */
 /* Of rope_scaling: as config.json says. The other values are those of RopeScaling. */
 enum { OPTION_ROPE_OF_MODEL = ROPE_YARN + 1 };
 
-/* Strings are NULL when they were not given; they point into argv or into the flag table. */
+/* Strings are NULL when they were not given; they point into argv, into the flag table or into
+ * config_text. */
 typedef struct Options {
   /* Model and data */
   const char *model;  /* Hugging Face folder, or the name of a preset */
@@ -66,11 +67,18 @@ typedef struct Options {
   bool eval_only;         /* evaluate, do not train */
   int64_t sample_every;   /* steps between samples; 0 = never */
   const char *dump_grads; /* file for the first step's gradients */
+  const char *config;     /* file of more flags; NULL = none */
   const char *help;       /* NULL = not asked for, "" = all flags, else the flag to explain */
+  bool man;               /* print the manual page */
+  const char *completion; /* "bash" or "zsh": print its completion; NULL = not asked for */
   bool version;
 
-  bool given[OPTION_FLAGS]; /* by row of the flag table: given on the command line; see flags_given */
+  bool given[OPTION_FLAGS]; /* by row of the flag table: given there or in the file; see flags_given */
+  char *config_text;        /* what the configuration file holds, cut into strings; NULL = no file was read */
 } Options;
+
+/* Frees what the options own: the strings of the configuration file. Zeroed options are fine. */
+void options_free(Options *o);
 
 /* Refuses flags that do not go together (ranges of single flags are the parser's). Looks at nothing but the
  * options. Call it after the defaults that depend on the model are filled in. */
