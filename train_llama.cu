@@ -294,8 +294,10 @@ int main(int argc, char **argv) {
   Error e = {};
   flags_defaults(&r.o);
   bool ok = flags_parse(&r.o, argc, argv, &e);
-  if (ok && print_text(&r.o))
-    return fflush(stdout) == 0 ? 0 : (perror("train_llama: cannot print"), EXIT_RUNTIME);
+  if (ok && print_text(&r.o)) {
+    if (fflush(stdout) == 0 && !ferror(stdout)) return 0;
+    ok = error_runtime(&e, "standard output cannot be written: is the disk full?");
+  }
   ok = ok && config_file_apply(&r.o, &e);
   if (ok) setup_demo_defaults(&r.o);
   ok = ok && options_check(&r.o, &e) && run(&r, argc, argv, &e);
