@@ -152,6 +152,30 @@ static void the_command_line_wins(void **state) {
   options_free(&o);
 }
 
+/* What does not go together on a command line may when the file says one part: it describes the experiment.
+ */
+static void a_file_for_several_runs(void **state) {
+  (void)state;
+  Options o;
+  Error e;
+  const char *text = "steps 100\nsave-every 10\nout a\n";
+  accept(&o, text, "--eval-only");
+  assert_true(options_check(&o, &e));
+  assert_true(flags_given(&o, "steps") && !flags_typed(&o, "steps") && flags_typed(&o, "eval-only"));
+  options_free(&o);
+  accept(&o, text, "--dump-grads=g");
+  assert_true(options_check(&o, &e));
+  options_free(&o);
+  accept(&o, "eval-only", "--steps=3"); /* typed for nothing */
+  assert_false(options_check(&o, &e));
+  assert_non_null(strstr(e.text, "--eval-only"));
+  options_free(&o);
+  accept(&o, "warmup 9", "--steps=3");
+  assert_false(options_check(&o, &e));
+  assert_non_null(strstr(e.text, "--warmup: found 9"));
+  options_free(&o);
+}
+
 /* The JSON of run.json and the printed configuration say what is in force, wherever it was given. */
 static void effective_options(void **state) {
   (void)state;
@@ -234,11 +258,9 @@ static void files_that_cannot_be_read(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(forms_of_a_line),
-      cmocka_unit_test(strings),
-      cmocka_unit_test(the_command_line_wins),
-      cmocka_unit_test(effective_options),
-      cmocka_unit_test(refusals),
+      cmocka_unit_test(forms_of_a_line),           cmocka_unit_test(strings),
+      cmocka_unit_test(the_command_line_wins),     cmocka_unit_test(effective_options),
+      cmocka_unit_test(a_file_for_several_runs),   cmocka_unit_test(refusals),
       cmocka_unit_test(files_that_cannot_be_read),
   };
   return cmocka_run_group_tests(tests, setup, teardown);

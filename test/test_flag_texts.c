@@ -14,6 +14,7 @@
 #include "cli/completion.h"
 #include "cli/flags.h"
 #include "cli/man.h"
+#include "io/file.h"
 
 /* The texts as files, which the tests share. */
 static char folder[] = "/tmp/train_llama_texts_XXXXXX";
@@ -195,11 +196,29 @@ static void groff_formats_the_page(void **state) {
   assert_non_null(strstr(said, " --train 'data/*.bin' "));
 }
 
+/* The README lists every flag in the row of its group, in the table's order. */
+static void readme_has_the_table(void **state) {
+  (void)state;
+  Error e;
+  char *readme = file_read_text("README.md", 1 << 20, NULL, &e);
+  if (!readme) fail_msg("%s", e.text);
+  for (int g = 0; g < GROUPS; g++) {
+    char row[2048];
+    size_t n = (size_t)snprintf(row, sizeof row, "\n| %s | `", flags_group_name((FlagGroup)g));
+    for (int i = 0; flags_at(i); i++)
+      if ((int)flags_at(i)->group == g)
+        n += (size_t)snprintf(row + n, sizeof row - n, "--%s ", flags_at(i)->name);
+    snprintf(row + n - 1, sizeof row - n, "` |\n");
+    if (!strstr(readme, row)) fail_msg("README.md lacks the row: %s", row);
+  }
+  free(readme);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(bash_completes),         cmocka_unit_test(bash_knows_the_table),
       cmocka_unit_test(zsh_knows_the_table),    cmocka_unit_test(page_has_the_table),
-      cmocka_unit_test(groff_formats_the_page),
+      cmocka_unit_test(groff_formats_the_page), cmocka_unit_test(readme_has_the_table),
   };
   return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -78,8 +78,8 @@ static bool apply_line(Options *o, Options *file, char *line, Error *e) {
   if (flags_given(file, name))
     return error_usage(e, "--%s was given twice, the second time %s%s; leave one out.", name,
                        value ? "as " : "here", value ? value : "");
-  if (!flags_set(file, f, value, e)) return false;
-  return flags_given(o, name) || flags_set(o, f, value, e);
+  if (!flags_set(file, f, value, GIVEN_IN_FILE, e)) return false;
+  return flags_given(o, name) || flags_set(o, f, value, GIVEN_IN_FILE, e);
 }
 
 bool config_file_apply(Options *o, Error *e) {

@@ -136,10 +136,18 @@ const char *flags_value_name(const Flag *f) {
   return f->value_name ? f->value_name : f->choices ? f->choices : "";
 }
 
-bool flags_given(const Options *o, const char *name) {
+static Given given(const Options *o, const char *name) {
   const Flag *f = flags_find(name);
   CHECK(f, "no flag is named --%s", name);
   return o->given[f - flags];
+}
+
+bool flags_given(const Options *o, const char *name) {
+  return given(o, name) != GIVEN_NOT;
+}
+
+bool flags_typed(const Options *o, const char *name) {
+  return given(o, name) == GIVEN_TYPED;
 }
 
 /* ---- values: text -> Options ---- */
@@ -295,14 +303,14 @@ static bool bad_value(const Flag *f, const char *value, Error *e) {
                      *mean ? "?" : ".", f->name);
 }
 
-bool flags_set(Options *o, const Flag *f, const char *value, Error *e) {
+bool flags_set(Options *o, const Flag *f, const char *value, Given given, Error *e) {
   if (f->type == FLAG_BOOL) {
     if (value) return bad_value(f, value, e);
     *(bool *)field_of(o, f) = true;
   } else if (!value || !parse_value(o, f, value)) {
     return bad_value(f, value, e);
   }
-  o->given[f - flags] = true;
+  o->given[f - flags] = given;
   return true;
 }
 
@@ -342,7 +350,7 @@ bool flags_parse(Options *o, int argc, char **argv, Error *e) {
     } else if (f->type != FLAG_BOOL && !value && next && strncmp(next, "--", 2) != 0) {
       value = argv[++i];
     }
-    if (!flags_set(o, f, value, e)) return false;
+    if (!flags_set(o, f, value, GIVEN_TYPED, e)) return false;
   }
   return true;
 }

@@ -57,6 +57,9 @@ void flags_allowed(const Flag *f, char *text, size_t size);
 /* True when the flag of that name was given on the command line or in the configuration file. A name without
  * a row panics. */
 bool flags_given(const Options *o, const char *name);
+/* The same for the command line alone: a file that describes a whole experiment may say more than this run
+ * needs. */
+bool flags_typed(const Options *o, const char *name);
 
 void flags_defaults(Options *o);
 /* Fills in what argv[1 ..] says, as `--flag value` or `--flag=value`, over the values that *o has; the
@@ -66,7 +69,7 @@ bool flags_parse(Options *o, int argc, char **argv, Error *e);
 
 /* Gives the flag the value that the text says (NULL = there is none, as for FLAG_BOOL); a string's text must
  * live as long as *o. Refuses what the flag does not allow. */
-bool flags_set(Options *o, const Flag *f, const char *value, Error *e);
+bool flags_set(Options *o, const Flag *f, const char *value, Given given, Error *e);
 /* The error of a flag that does not exist, with the nearest one that does; returns false. found: what the
  * user wrote; name: the same without dashes and value. */
 bool flags_unknown(const char *found, const char *name, Error *e);

@@ -19,6 +19,9 @@ enum { OPTION_FLAGS = 64 }; /* room for the flags of the table */
 /* Of rope_scaling: as config.json says. The other values are those of RopeScaling. */
 enum { OPTION_ROPE_OF_MODEL = ROPE_YARN + 1 };
 
+/* Where a flag got its value. */
+typedef enum Given { GIVEN_NOT, GIVEN_IN_FILE, GIVEN_TYPED } Given;
+
 /* Strings are NULL when they were not given; they point into argv, into the flag table or into
  * config_text. */
 typedef struct Options {
@@ -73,8 +76,8 @@ typedef struct Options {
   const char *completion; /* "bash" or "zsh": print its completion; NULL = not asked for */
   bool version;
 
-  bool given[OPTION_FLAGS]; /* by row of the flag table: given there or in the file; see flags_given */
-  char *config_text;        /* what the configuration file holds, cut into strings; NULL = no file was read */
+  Given given[OPTION_FLAGS]; /* by row of the flag table; see flags_given, flags_typed */
+  char *config_text; /* what the configuration file holds, cut into strings; NULL = no file was read */
 } Options;
 
 /* Frees what the options own: the strings of the configuration file. Zeroed options are fine. */
