@@ -228,6 +228,8 @@ static void bad_arguments(void **state) {
   refuse_line("--SEQ_LEN 3", "did you mean --seq-len?", NULL);
   refuse_line("--batch-size 3", "did you mean --batch?", NULL);
   refuse_line("--lr-schedule wsd", "did you mean --schedule?", NULL);
+  refuse_line("--warmup-steps 3", "did you mean --warmup?", NULL);
+  refuse_line("--eval-steps 3", "did you mean --steps?", NULL); /* not --val, which is no word of it */
   refuse_line("--theta 3", "did you mean --rope-theta?", NULL);
   refuse_line("---lr 3", "did you mean --lr?", NULL);
   refuse_line("--wombat 3", "--wombat: there is no such flag.", NULL);

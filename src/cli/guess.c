@@ -40,17 +40,29 @@ Guess guess_begin(const char *found) {
   return (Guess){.found = found, .distance = INT_MAX};
 }
 
+/* True when `part` stands in the text as whole words, between '-' and the ends. */
+static bool has_words(const char *text, const char *part) {
+  size_t n = strlen(part);
+  for (const char *at = strstr(text, part); at; at = strstr(at + 1, part))
+    if ((at == text || at[-1] == '-') && (at[n] == '-' || at[n] == '\0')) return true;
+  return false;
+}
+
+/* How unlike the two are, in edits, where one stands in the other: INT_MAX where it does not. */
+static int containment(const char *found, int n, const char *word, int m) {
+  if (n >= 2 && strncmp(found, word, (size_t)n) == 0) return 1;
+  if (m >= 3 && strncmp(found, word, (size_t)m) == 0) return 2;
+  return least(n, m) >= 3 && (has_words(found, word) || has_words(word, found)) ? 3 : INT_MAX;
+}
+
 void guess_offer(Guess *g, const char *word) {
-  enum { INSIDE = 3 }; /* the distance of a word inside the other, and the letters that it needs */
   char a[GUESS_WORD], b[GUESS_WORD];
   int n = folded(a, g->found), m = folded(b, word);
   int slips = n < 5 ? 1 : n < 8 ? 2 : 3; /* more make another word */
-  int distance = edits(a, n, b, m);
-  bool begins = n >= 2 && strncmp(a, b, (size_t)n) == 0;
-  bool inside = least(n, m) >= INSIDE && (strstr(a, b) || strstr(b, a));
-  if (begins) distance = least(distance, 1);
-  if (inside) distance = least(distance, INSIDE);
-  if (distance >= g->distance || !(distance <= slips || begins || inside)) return;
+  int distance = edits(a, n, b, m), contained = containment(a, n, b, m);
+  if (distance > slips) distance = INT_MAX;
+  distance = least(distance, contained);
+  if (distance >= g->distance) return;
   g->distance = distance;
   snprintf(g->word, sizeof g->word, "%s", word);
 }

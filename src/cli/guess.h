@@ -16,8 +16,8 @@ typedef struct Guess {
 
 Guess guess_begin(const char *found);
 /* Takes the word, which is shorter than GUESS_WORD, when it is nearer than those before. Near are: a few
- * letters added, lost, changed or swapped with their neighbours; the beginning of a word; a word inside the
- * other. Capitals, and '_' for '-', do not count. */
+ * letters added, lost, changed or swapped with their neighbours; the beginning of the other; whole words
+ * inside the other. Capitals, and '_' for '-', do not count. */
 void guess_offer(Guess *g, const char *word);
 
 #ifdef __cplusplus
