@@ -303,8 +303,8 @@ static void test_install(void **state) {
   const char *build = getenv("BUILD");
   char command[1024];
   snprintf(command, sizeof command,
-           "make -s install DESTDIR=%s/root PREFIX=/usr PROGRAM=%s/train_llama >%s/install", folder,
-           build ? build : "build/cpu", folder);
+           "env -u MAKEFLAGS make -s install DESTDIR=%s/root PREFIX=/usr PROGRAM=%s/train_llama >%s/install",
+           folder, build ? build : "build/cpu", folder);
   assert_int_equal(system(command), 0);
   static const struct {
     const char *file, *text;
@@ -324,7 +324,8 @@ static void test_install(void **state) {
   snprintf(command, sizeof command, "%s/root/usr/bin/train_llama --version >%s/version", folder, folder);
   assert_int_equal(system(command), 0);
   snprintf(command, sizeof command,
-           "make -s uninstall DESTDIR=%s/root PREFIX=/usr >%s/install && test -z \"$(find %s/root -type f)\"",
+           "env -u MAKEFLAGS make -s uninstall DESTDIR=%s/root PREFIX=/usr >%s/install && test -z \"$(find "
+           "%s/root -type f)\"",
            folder, folder, folder);
   assert_int_equal(system(command), 0);
 }
