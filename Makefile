@@ -5,6 +5,8 @@
 #   SANITIZE=address,undefined   a sanitizer build, in a folder of its own
 #   NATIVE=0      for any x86-64 with AVX2 instead of for this machine
 #   DEBUG=1       -O1 -g
+#
+# `make install` and `make uninstall` take PREFIX (/usr/local) and DESTDIR.
 
 CUDA_HOME ?= /usr/local/cuda
 NVCC      := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(CUDA_HOME)/bin/nvcc))
@@ -119,3 +121,29 @@ format:
 format-check:
 	@$(if $(FORMAT_14),$(CLANG_FORMAT) --dry-run -Werror $(FORMATTED) && echo "format-check: all files are formatted.",\
 	  echo "SKIPPED format-check: clang-format 14 is not here.")
+
+# Installs ./train_llama as it was built last: nothing is compiled again, as another user or with other settings.
+PREFIX  ?= /usr/local
+DESTDIR ?=
+PROGRAM ?= train_llama
+ROOT    := $(DESTDIR)$(PREFIX)
+MAN_DIR  := $(ROOT)/share/man/man1
+BASH_DIR := $(ROOT)/share/bash-completion/completions
+ZSH_DIR  := $(ROOT)/share/zsh/site-functions
+DOC_DIR  := $(ROOT)/share/doc/train_llama
+
+.PHONY: install uninstall
+install:
+	@test -x "$(PROGRAM)" || $(MAKE) --no-print-directory $(PARALLEL) "$(PROGRAM)"
+	@umask 022; set -e; \
+	  install -d "$(ROOT)/bin" "$(MAN_DIR)" "$(BASH_DIR)" "$(ZSH_DIR)" "$(DOC_DIR)/docs"; \
+	  install -m 755 "$(PROGRAM)" "$(ROOT)/bin/train_llama"; \
+	  "$(ROOT)/bin/train_llama" --man >"$(MAN_DIR)/train_llama.1"; \
+	  "$(ROOT)/bin/train_llama" --completion bash >"$(BASH_DIR)/train_llama"; \
+	  "$(ROOT)/bin/train_llama" --completion zsh >"$(ZSH_DIR)/_train_llama"; \
+	  install -m 644 README.md LICENSE "$(DOC_DIR)"; \
+	  install -m 644 docs/*.* "$(DOC_DIR)/docs"
+	@echo "installed in $(ROOT): bin/train_llama, its manual page, completion for bash and zsh, documents"
+uninstall:
+	rm -f "$(ROOT)/bin/train_llama" "$(MAN_DIR)/train_llama.1" "$(BASH_DIR)/train_llama" "$(ZSH_DIR)/_train_llama"
+	rm -rf "$(DOC_DIR)"

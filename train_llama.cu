@@ -8,7 +8,10 @@
 #include <time.h>
 
 #include "base/process.h"    /* defines: process_peak_bytes */
+#include "cli/completion.h"  /* defines: completion_print */
+#include "cli/config_file.h" /* defines: config_file_apply */
 #include "cli/flags.h"       /* defines: flags_parse, flags_help */
+#include "cli/man.h"         /* defines: man_print */
 #include "cli/run.h"         /* defines: Run, run_open, run_begin_folder, run_save */
 #include "cli/setup.h"       /* defines: setup_demo_defaults */
 #include "dataloader.h"      /* defines: DataLoader, StepBatch */
@@ -175,19 +178,38 @@ static bool run(Run *r, int argc, char **argv, Error *e) {
   return run_begin_folder(r, argc, argv, e) && train(r, e);
 }
 
+/* Prints what is asked for instead of a run; false when it is a run. */
+static bool print_text(const Options *o) {
+  if (o->help)
+    flags_help(stdout, *o->help ? o->help : NULL);
+  else if (o->version)
+    printf("train_llama %s\n", VERSION);
+  else if (o->man)
+    man_print(stdout, VERSION);
+  else if (o->completion)
+    completion_print(stdout, o->completion);
+  else
+    return false;
+  return true;
+}
+
 int main(int argc, char **argv) {
   Run r = {};
   Error e = {};
   flags_defaults(&r.o);
   bool ok = flags_parse(&r.o, argc, argv, &e);
-  if (ok && r.o.help) return flags_help(stdout, *r.o.help ? r.o.help : NULL), 0;
-  if (ok && r.o.version) return printf("train_llama %s\n", VERSION), 0;
+  if (ok && print_text(&r.o)) {
+    if (fflush(stdout) == 0 && !ferror(stdout)) return 0;
+    ok = error_runtime(&e, "standard output cannot be written: is the disk full?");
+  }
+  ok = ok && config_file_apply(&r.o, &e);
   if (ok) setup_demo_defaults(&r.o);
   ok = ok && options_check(&r.o, &e);
   if (ok) {
     ok = run(&r, argc, argv, &e);
     run_close(&r);
   }
+  options_free(&r.o);
   if (ok) return 0;
   fflush(stdout);
   fprintf(stderr, "train_llama: %s\n", e.text);

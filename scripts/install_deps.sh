@@ -31,7 +31,8 @@ gnuplot-nox|draws the loss curve of the demo|command -v gnuplot
 python3|runs the scripts that plot|command -v python3'
 if ((test)); then
   table+='
-libcmocka-dev|the unit tests|'
+libcmocka-dev|the unit tests|
+groff-base|formats the manual page in a test|command -v groff'
 fi
 if ((lint)); then
   table+='

@@ -37,6 +37,11 @@ static void test_help_and_version(void **state) {
   expect(0, "--mlp-chunk", "--help");
   expect(0, "--mlp-chunk", "--help mlp-chunk");
   expect(0, "train_llama ", "--version");
+  expect(0, ".TH TRAIN_LLAMA", "--man");
+  expect(0, "complete -F _train_llama", "--completion bash");
+  expect(0, "#compdef train_llama", "--completion zsh");
+  expect(1, "standard output cannot be written",
+         "--man 2>@/full >/dev/full; code=$?; cat @/full; exit $code");
 }
 
 /* Every refusal: exit code 2, a message that names what was found, and nothing written. */
@@ -67,12 +72,20 @@ static void test_refusals(void **state) {
       {"--train @/large.bin --seq-len 8 --sample-every 1", "--sample-every"},
       {"--batch 1000000 --seq-len 1000000000", "1099511627776"},
       {"surplus", "surplus"},
+      {"--config @/bad.conf", "bad.conf:2: --lr: found \"high\""},
+      {"--config @/none.conf", "none.conf"},
+      {"--config @/short.conf", "--seq-len"},
+      {"--model llama3-8B --train x.bin", "did you mean llama3-8b?"},
       {"--json", "--plan"},
       {"--out @/short.txt/run", "short.txt"},
       {"--out @/taken", "run.json"},
       {"--dump-grads @/no/folder/g.safetensors " QUICK, "no/folder"},
   };
   write_text("short.txt", "a text that is far too short");
+  write_text("bad.conf", "batch 2\nlr high\n");
+  char config[256];
+  snprintf(config, sizeof config, "seq-len 4096\ntrain %s/short.txt\n", folder);
+  write_text("short.conf", config);
   char junk[2048];
   memset(junk, 'x', sizeof junk - 1);
   junk[sizeof junk - 1] = 0;
@@ -191,6 +204,73 @@ static void test_rope_flags_are_saved(void **state) {
   }
 }
 
+/* The string "key": value of run.json's options, or NULL; freed by the caller. */
+static char *run_option(const char *name, const char *key) {
+  Error e;
+  char *text = file_read_text(path_of(name), 1 << 20, NULL, &e);
+  if (!text) fail_msg("%s", e.text);
+  cJSON *json = cJSON_Parse(text);
+  const cJSON *options = cJSON_GetObjectItemCaseSensitive(json, "options");
+  char *value = cJSON_PrintUnformatted(cJSON_GetObjectItemCaseSensitive(options, key));
+  cJSON_Delete(json);
+  free(text);
+  return value;
+}
+
+/* A file of flags trains as the flags would; the command line wins; run.json has what was in force. */
+static void test_config_file(void **state) {
+  (void)state;
+  write_own_text();
+  char config[512];
+  snprintf(
+      config, sizeof config,
+      "# small\nseq-len 32\n--batch=2\neval-batches = 2\nsteps 9\nout \"%s/with blank\"\ntrain %s/own.txt\n",
+      folder, folder);
+  write_text("a.conf", config);
+  expect(0, "step     2/2", "--steps 2 --config @/a.conf");
+  expect(0, "step     2/2", QUICK " --steps 2 --train @/own.txt --out @/flags");
+  assert_true(log_number("with blank/log.jsonl", 2, "loss") == log_number("flags/log.jsonl", 2, "loss"));
+  const char *const options[][2] = {{"steps", "2"}, {"seq-len", "32"}, {"batch", "2"}, {"config", ""}};
+  for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
+    char *value = run_option("with blank/run.json", options[i][0]);
+    assert_string_equal(value ? value : "", options[i][1]);
+    free(value);
+  }
+}
+
+/* Installs into the test's folder, looks, uninstalls. */
+static void test_install(void **state) {
+  (void)state;
+  const char *build = getenv("BUILD");
+  char command[1024];
+  snprintf(command, sizeof command,
+           "env -u MAKEFLAGS make -s install DESTDIR=%s/root PREFIX=/usr PROGRAM=%s/train_llama >%s/install",
+           folder, build ? build : "build/cpu", folder);
+  assert_int_equal(system(command), 0);
+  static const struct {
+    const char *file, *text;
+  } installed[] = {{"root/usr/share/man/man1/train_llama.1", ".TH TRAIN_LLAMA"},
+                   {"root/usr/share/bash-completion/completions/train_llama", "complete -F"},
+                   {"root/usr/share/zsh/site-functions/_train_llama", "#compdef"},
+                   {"root/usr/share/doc/train_llama/README.md", "# train_llama"},
+                   {"root/usr/share/doc/train_llama/LICENSE", "MIT"},
+                   {"root/usr/share/doc/train_llama/docs/formats.md", "#"}};
+  for (size_t i = 0; i < sizeof installed / sizeof *installed; i++) {
+    Error e;
+    char *text = file_read_text(path_of(installed[i].file), 1 << 20, NULL, &e);
+    if (!text) fail_msg("%s", e.text);
+    if (!strstr(text, installed[i].text)) fail_msg("%s lacks %s", installed[i].file, installed[i].text);
+    free(text);
+  }
+  snprintf(command, sizeof command, "%s/root/usr/bin/train_llama --version >%s/version", folder, folder);
+  assert_int_equal(system(command), 0);
+  snprintf(command, sizeof command,
+           "env -u MAKEFLAGS make -s uninstall DESTDIR=%s/root PREFIX=/usr >%s/install && test -z \"$(find "
+           "%s/root -type f)\"",
+           folder, folder, folder);
+  assert_int_equal(system(command), 0);
+}
+
 static void test_plan(void **state) {
   (void)state;
   expect(0, "gradients", "--model llama3-8b --seq-len 64K --dtype bf16 --moments bf16 --plan");
@@ -233,6 +313,8 @@ int main(void) {
       cmocka_unit_test(test_own_text),
       cmocka_unit_test(test_bf16_runs),
       cmocka_unit_test(test_rope_flags_are_saved),
+      cmocka_unit_test(test_config_file),
+      cmocka_unit_test(test_install),
       cmocka_unit_test(test_plan),
       cmocka_unit_test(test_dump_grads),
   };

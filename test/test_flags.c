@@ -223,6 +223,14 @@ static void bad_arguments(void **state) {
   refuse_line("--checkpoint 2", "did you mean --checkpoint-every?", NULL);
   refuse_line("--mlpchunk=2", "--mlpchunk: ", "did you mean --mlp-chunk?", NULL);
   refuse_line("-lr 3", "-lr: there is no such flag; did you mean --lr?", NULL);
+  refuse_line("--recmopute mlp", "did you mean --recompute?", NULL); /* neighbours swapped */
+  refuse_line("--shceduel wsd", "did you mean --schedule?", NULL);
+  refuse_line("--SEQ_LEN 3", "did you mean --seq-len?", NULL);
+  refuse_line("--batch-size 3", "did you mean --batch?", NULL);
+  refuse_line("--lr-schedule wsd", "did you mean --schedule?", NULL);
+  refuse_line("--warmup-steps 3", "did you mean --warmup?", NULL);
+  refuse_line("--eval-steps 3", "did you mean --steps?", NULL); /* not --val, which is no word of it */
+  refuse_line("--theta 3", "did you mean --rope-theta?", NULL);
   refuse_line("---lr 3", "did you mean --lr?", NULL);
   refuse_line("--wombat 3", "--wombat: there is no such flag.", NULL);
   refuse_line("-- 3", "there is no such flag", NULL);
@@ -236,7 +244,10 @@ static void bad_arguments(void **state) {
   refuse_line("--batch 3 --batch=4", "--batch was given twice", NULL);
   refuse_line("--plan --plan", "--plan was given twice", NULL);
   refuse_line("--dtype fp17", "--dtype: found \"fp17\"", "one of fp32, bf16", NULL);
-  refuse_line("--dtype fp", "found \"fp\"", NULL);
+  refuse_line("--dtype fp", "found \"fp\"", "did you mean fp32?", NULL);
+  refuse_line("--recompute layre", "one of none, mlp, layer; did you mean layer?", NULL);
+  refuse_line("--schedule Cosine", "did you mean cosine?", NULL);
+  refuse_line("--schedule wombat", "one of cosine, linear, constant, wsd.", NULL);
   refuse_line("--device tpu", "one of auto, cpu, cuda", NULL);
   refuse_line("--mlp-chunk all", "found \"all\"", "or auto", NULL);
   refuse_line("--threads 5000", "from 0 to 4096", NULL);
@@ -340,6 +351,7 @@ static void help(void **state) {
   accept_line(&o, &line, "--help=lr");
   assert_string_equal(o.help, "lr");
   refuse_line("--help warmpu", "warmpu: there is no such flag; did you mean --warmup?", NULL);
+  refuse_line("--help --mlp_chunk", "did you mean --mlp-chunk?", NULL);
 }
 
 static void printed_configuration(void **state) {
@@ -381,7 +393,9 @@ static void json(void **state) {
   int found = 0;
   for (int i = 0; flags_at(i); i++) {
     const char *name = flags_at(i)->name;
-    bool configuration = strcmp(name, "help") != 0 && strcmp(name, "version") != 0;
+    static const char *const meta[] = {"config", "help", "man", "completion", "version"};
+    bool configuration = true;
+    for (size_t j = 0; j < sizeof meta / sizeof meta[0]; j++) configuration &= strcmp(name, meta[j]) != 0;
     assert_int_equal(cJSON_GetObjectItemCaseSensitive(root, name) != NULL, configuration);
     found += configuration;
   }

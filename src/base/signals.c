@@ -25,8 +25,9 @@ static void receive(Signals *s, int number) {
     s->save = true;
     return;
   }
-  if (s->stop && number == SIGHUP) return;
-  if (s->stop) end_program(number);
+  /* a hangup asks to stop, never to hurry: it may come together with another signal, in either order */
+  if (number == SIGHUP && s->stop) return;
+  if (s->stop && s->stop != SIGHUP) end_program(number);
   s->stop = number;
   fprintf(stderr, "# %s: the run stops after this step; a second signal ends it at once\n",
           strsignal(number));

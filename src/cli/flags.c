@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/guess.h"
 #include "io/json_out.h"  /* json_string, json_double, double_text */
 #include "llama/config.h" /* config_preset_name */
 
@@ -113,9 +114,14 @@ static const Flag flags[] = {
      "steps between printed samples; 0 = never (the demo ends with one)", RANGE(0, MAX_LENGTH)},
     {GROUP_RUNNING, "dump-grads", STRING(dump_grads), "", "FILE",
      "write the first step's loss and gradients (safetensors) and stop"},
+    {GROUP_RUNNING, "config", STRING(config), "", "FILE",
+     "flags from a file, one a line: `name value`; those given here override it", .meta = true},
     {GROUP_RUNNING, "help", .type = FLAG_HELP, .offset = FIELD(const char *, help), "", "[FLAG]",
-     "print this, or everything about one flag"},
-    {GROUP_RUNNING, "version", BOOL(version), "", NULL, "print the version"},
+     "print this, or everything about one flag", .meta = true},
+    {GROUP_RUNNING, "man", BOOL(man), "", NULL, "print the manual page (roff)", .meta = true},
+    {GROUP_RUNNING, "completion", STRING(completion), "", NULL, "print the shell's completion of these flags",
+     .choices = "bash|zsh", .meta = true},
+    {GROUP_RUNNING, "version", BOOL(version), "", NULL, "print the version", .meta = true},
 };
 
 enum { FLAGS = sizeof flags / sizeof flags[0] };
@@ -131,10 +137,26 @@ const Flag *flags_find(const char *name) {
   return NULL;
 }
 
-bool flags_given(const Options *o, const char *name) {
+const char *flags_group_name(FlagGroup g) {
+  return group_names[g];
+}
+
+const char *flags_value_name(const Flag *f) {
+  return f->value_name ? f->value_name : f->choices ? f->choices : "";
+}
+
+static Given given(const Options *o, const char *name) {
   const Flag *f = flags_find(name);
   CHECK(f, "no flag is named --%s", name);
   return o->given[f - flags];
+}
+
+bool flags_given(const Options *o, const char *name) {
+  return given(o, name) != GIVEN_NOT;
+}
+
+bool flags_typed(const Options *o, const char *name) {
+  return given(o, name) == GIVEN_TYPED;
 }
 
 /* ---- values: text -> Options ---- */
@@ -156,6 +178,12 @@ static int choice_index(const char *choices, const char *word) {
     if (c[length] == '\0') return -1;
     c += length + 1;
   }
+}
+
+static int choice_count(const char *choices) {
+  int n = 1;
+  for (const char *c = choices; *c; c++) n += *c == '|';
+  return n;
 }
 
 /* Writes word i of the choices into text. */
@@ -231,8 +259,7 @@ void flags_defaults(Options *o) {
   }
 }
 
-/* Says what values the flag takes, as "a whole number from 1 to 8". */
-static void describe_allowed(const Flag *f, char *text, size_t size) {
+void flags_allowed(const Flag *f, char *text, size_t size) {
   char low[DOUBLE_TEXT], high[DOUBLE_TEXT];
   switch (f->type) {
   case FLAG_INT:
@@ -262,58 +289,41 @@ static void describe_allowed(const Flag *f, char *text, size_t size) {
 
 /* ---- the parser ---- */
 
-/* Levenshtein distance of two short words. */
-static int edit_distance(const char *a, const char *b) {
-  enum { MAX = 64 };
-  int row[MAX + 1]; /* row[j]: distance of the first i letters of a to the first j letters of b */
-  int n = (int)strnlen(a, MAX), m = (int)strnlen(b, MAX);
-  for (int j = 0; j <= m; j++) row[j] = j;
-  for (int i = 1; i <= n; i++) {
-    int diagonal = row[0];
-    row[0] = i;
-    for (int j = 1; j <= m; j++) {
-      int best = diagonal + (a[i - 1] != b[j - 1]);
-      if (row[j] + 1 < best) best = row[j] + 1;
-      if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
-      diagonal = row[j];
-      row[j] = best;
-    }
-  }
-  return row[m];
-}
-
-/* The flag that was probably meant, or NULL: one that begins with `name`, or one few edits away. */
-static const Flag *nearest_flag(const char *name) {
-  const Flag *nearest = NULL;
-  size_t length = strlen(name);
-  int least = length < 4 ? 2 : 4; /* edits from which on a name is another word, not a slip */
-  for (int i = 0; i < FLAGS; i++) {
-    bool begins = length >= 2 && strncmp(name, flags[i].name, length) == 0;
-    int distance = begins ? 1 : edit_distance(name, flags[i].name);
-    if (distance < least) {
-      least = distance;
-      nearest = &flags[i];
-    }
-  }
-  return nearest;
-}
-
 #define SEE_HELP "`./train_llama --help` lists all flags."
 
-/* found: what the user wrote; name: the same without dashes and value. */
-static bool unknown_flag(const char *found, const char *name, Error *e) {
-  const Flag *nearest = nearest_flag(name);
-  if (!nearest) return error_usage(e, "%s: there is no such flag.\n" SEE_HELP, found);
-  return error_usage(e, "%s: there is no such flag; did you mean --%s?\n" SEE_HELP, found, nearest->name);
+bool flags_unknown(const char *found, const char *name, Error *e) {
+  Guess guess = guess_begin(name);
+  for (int i = 0; i < FLAGS; i++) guess_offer(&guess, flags[i].name);
+  if (!guess.word[0]) return error_usage(e, "%s: there is no such flag.\n" SEE_HELP, found);
+  return error_usage(e, "%s: there is no such flag; did you mean --%s?\n" SEE_HELP, found, guess.word);
 }
 
 /* value: what was found, NULL when there is none. */
 static bool bad_value(const Flag *f, const char *value, Error *e) {
   char allowed[256];
-  describe_allowed(f, allowed, sizeof allowed);
-  const char *quote = value ? "\"" : "";
-  return error_usage(e, "--%s: found %s%s%s, expected %s.\n`./train_llama --help %s` says more.", f->name,
-                     quote, value ? value : "no value", quote, allowed, f->name);
+  flags_allowed(f, allowed, sizeof allowed);
+  Guess guess = guess_begin(value ? value : "");
+  for (int i = 0; value && f->choices && i < choice_count(f->choices); i++) {
+    char word[GUESS_WORD];
+    choice_word(f->choices, i, word, sizeof word);
+    guess_offer(&guess, word);
+  }
+  const char *quote = value ? "\"" : "", *mean = guess.word[0] ? "; did you mean " : "";
+  return error_usage(e, "--%s: found %s%s%s, expected %s%s%s%s\n`./train_llama --help %s` says more.",
+                     f->name, quote, value ? value : "no value", quote, allowed, mean, guess.word,
+                     *mean ? "?" : ".", f->name);
+}
+
+bool flags_set(Options *o, const Flag *f, const char *value, Given given, Error *e) {
+  if (f->type == FLAG_OPTIONAL && !value) value = "";
+  if (f->type == FLAG_BOOL) {
+    if (value) return bad_value(f, value, e);
+    *(bool *)field_of(o, f) = true;
+  } else if (!value || !parse_value(o, f, value)) {
+    return bad_value(f, value, e);
+  }
+  o->given[f - flags] = given;
+  return true;
 }
 
 /* The flag that the argument names, with *value at what follows its '=' (NULL without one). */
@@ -332,7 +342,7 @@ static const Flag *parse_name(const char *argument, const char **value, Error *e
   const char *equals = strchr(argument, '=');
   *value = equals ? equals + 1 : NULL;
   const Flag *f = dashes == 2 ? flags_find(name) : NULL;
-  if (!f) unknown_flag(found, name, e);
+  if (!f) flags_unknown(found, name, e);
   return f;
 }
 
@@ -344,26 +354,15 @@ bool flags_parse(Options *o, int argc, char **argv, Error *e) {
     if (o->given[f - flags])
       return error_usage(e, "--%s was given twice, the second time as \"%s\"; leave one out.", f->name,
                          argv[i]);
-    o->given[f - flags] = true;
-
-    if (f->type == FLAG_BOOL) {
-      if (value) return bad_value(f, value, e);
-      *(bool *)field_of(o, f) = true;
-      continue;
-    }
     const char *next = i + 1 < argc ? argv[i + 1] : NULL;
     if (f->type == FLAG_HELP) {
-      if (!value && next) value = argv[++i];
-      if (!value) value = "";
+      if (!value) value = next ? argv[++i] : "";
       value += strspn(value, "-");
-      if (*value && !flags_find(value)) return unknown_flag(value, value, e);
-    } else if (f->type == FLAG_OPTIONAL) {
-      if (!value) value = next && strncmp(next, "--", 2) != 0 ? argv[++i] : "";
-    } else if (!value) {
-      if (!next || strncmp(next, "--", 2) == 0) return bad_value(f, NULL, e);
+      if (*value && !flags_find(value)) return flags_unknown(value, value, e);
+    } else if (f->type != FLAG_BOOL && !value && next && strncmp(next, "--", 2) != 0) {
       value = argv[++i];
     }
-    if (!parse_value(o, f, value)) return bad_value(f, value, e);
+    if (!flags_set(o, f, value, GIVEN_TYPED, e)) return false;
   }
   return true;
 }
@@ -421,16 +420,11 @@ void flags_print(FILE *out, const Options *o) {
   }
 }
 
-/* Those that ask for a text instead of a run are no part of its configuration. */
-static bool is_configuration(const Flag *f) {
-  return f->type != FLAG_HELP && f->offset != offsetof(Options, version);
-}
-
 void flags_json(FILE *out, const Options *o, int indent) {
   const char *separator = "{\n";
   for (int i = 0; i < FLAGS; i++) {
     const Flag *f = &flags[i];
-    if (!is_configuration(f)) continue;
+    if (f->meta) continue;
     fprintf(out, "%s%*s", separator, indent + 2, "");
     separator = ",\n";
     json_string(out, f->name);
@@ -459,7 +453,7 @@ void flags_json(FILE *out, const Options *o, int indent) {
 
 /* "--name VALUE", as the help shows it. */
 static void usage_text(const Flag *f, char *text, size_t size) {
-  const char *value = f->value_name ? f->value_name : f->choices ? f->choices : "";
+  const char *value = flags_value_name(f);
   snprintf(text, size, "--%s%s%s", f->name, *value ? " " : "", value);
 }
 
@@ -492,7 +486,7 @@ static void help_one(FILE *out, const Flag *f) {
   char text[256];
   usage_text(f, text, sizeof text);
   fprintf(out, "%s\n  %s\n", text, f->help);
-  describe_allowed(f, text, sizeof text);
+  flags_allowed(f, text, sizeof text);
   fprintf(out, "  group:    %s\n  takes:    %s\n", group_names[f->group], text);
   if (f->default_value[0]) fprintf(out, "  default:  %s\n", f->default_value);
   if (f->offset == offsetof(Options, model)) {

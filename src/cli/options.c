@@ -1,8 +1,9 @@
 #include "cli/options.h"
 
+#include <stdlib.h>
 #include <string.h>
 
-#include "cli/flags.h" /* flags_given */
+#include "cli/flags.h" /* flags_typed */
 
 /* Of an optimizer step: far beyond use, and byte counts still fit in 64 bits. */
 static const long long max_step_tokens = 1LL << 40;
@@ -105,14 +106,14 @@ static bool check_running(const Options *o, Error *e) {
   if (o->dump_grads && o->eval_only)
     return error_usage(e, "--dump-grads: found it with --eval-only, which computes no gradients.\n"
                           "Leave one of the two out.");
-  if (o->dump_grads && o->out)
+  if (o->dump_grads && flags_typed(o, "out"))
     return error_usage(e,
                        "--dump-grads: found it with --out %s; it stops after the first step's gradients and "
                        "makes no run folder.\nLeave one of the two out.",
                        o->out);
   static const char *const of_training[] = {"steps", "stop-after", "save-every"};
   for (size_t i = 0; o->eval_only && i < sizeof of_training / sizeof of_training[0]; i++)
-    if (flags_given(o, of_training[i]))
+    if (flags_typed(o, of_training[i]))
       return error_usage(e,
                          "--eval-only: found it with --%s; an evaluation takes no step.\n"
                          "Leave --%s out (--eval-batches says how much is evaluated).",
@@ -122,4 +123,9 @@ static bool check_running(const Options *o, Error *e) {
 
 bool options_check(const Options *o, Error *e) {
   return check_model_and_data(o, e) && check_training(o, e) && check_memory(o, e) && check_running(o, e);
+}
+
+void options_free(Options *o) {
+  free(o->config_text);
+  o->config_text = NULL;
 }

@@ -22,7 +22,11 @@ enum { OPTION_ROPE_OF_MODEL = ROPE_YARN + 1 };
 /* When a saved state or the log cannot be written. */
 typedef enum SaveErrorPolicy { SAVE_ERROR_CONTINUE, SAVE_ERROR_STOP } SaveErrorPolicy;
 
-/* Strings are NULL when they were not given; they point into argv or into the flag table. */
+/* Where a flag got its value. */
+typedef enum Given { GIVEN_NOT, GIVEN_IN_FILE, GIVEN_TYPED } Given;
+
+/* Strings are NULL when they were not given; they point into argv, into the flag table or into
+ * config_text. */
 typedef struct Options {
   /* Model and data */
   const char *model;  /* Hugging Face folder, or the name of a preset */
@@ -73,11 +77,18 @@ typedef struct Options {
   bool eval_only;         /* evaluate, do not train */
   int64_t sample_every;   /* steps between samples; 0 = never */
   const char *dump_grads; /* file for the first step's gradients */
+  const char *config;     /* file of more flags; NULL = none */
   const char *help;       /* NULL = not asked for, "" = all flags, else the flag to explain */
+  bool man;               /* print the manual page */
+  const char *completion; /* "bash" or "zsh": print its completion; NULL = not asked for */
   bool version;
 
-  bool given[OPTION_FLAGS]; /* by row of the flag table: given on the command line; see flags_given */
+  Given given[OPTION_FLAGS]; /* by row of the flag table; see flags_given, flags_typed */
+  char *config_text; /* what the configuration file holds, cut into strings; NULL = no file was read */
 } Options;
+
+/* Frees what the options own: the strings of the configuration file. Zeroed options are fine. */
+void options_free(Options *o);
 
 /* Refuses flags that do not go together (ranges of single flags are the parser's). Looks at nothing but the
  * options. Call it after the defaults that depend on the model are filled in. */

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "cli/flags.h"
+#include "cli/guess.h"
 #include "io/demo_text.h"
 #include "io/hf_config.h"
 
@@ -27,14 +28,17 @@ bool setup_is_folder(const Options *o) {
 
 static bool unknown_model(const Options *o, Error *e) {
   char names[1024] = "";
+  Guess guess = guess_begin(o->model);
   for (int i = 0; config_preset_name(i); i++) {
     size_t at = strlen(names);
+    guess_offer(&guess, config_preset_name(i));
     snprintf(names + at, sizeof names - at, "%s%s", i ? ", " : "", config_preset_name(i));
   }
-  return error_usage(e,
-                     "--model %s: found neither a folder nor a preset of that name.\nGive a Hugging Face "
-                     "folder, or one of: %s.",
-                     o->model, names);
+  return error_usage(
+      e,
+      "--model %s: found neither a folder nor a preset of that name%s%s%s\nGive a Hugging Face "
+      "folder, or one of: %s.",
+      o->model, guess.word[0] ? "; did you mean " : "", guess.word, guess.word[0] ? "?" : ".", names);
 }
 
 /* Context extension by flag: what the flags say replaces what the model says. */
