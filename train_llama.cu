@@ -76,6 +76,13 @@ static bool peek(Run *r, DataLoader *d, Error *e) {
   return ok;
 }
 
+/* From here on the data of the next step are read while this one computes. */
+static bool read_ahead(Run *r, Error *e) {
+  if (!r->train || r->o.eval_only) return true;
+  uint32_t *raw = (uint32_t *)arena_get(&r->model.arena, r->schedule->host_ahead);
+  return dataloader_prefetch(r->train, raw, r->o.grad_accum, e);
+}
+
 static bool run_open(Run *r, Error *e) {
   const Options *o = &r->o;
   if (!setup_config(&r->config, o, e) || !device_open(&r->dev, o->device, (int)o->threads, e)) return false;
@@ -86,14 +93,14 @@ static bool run_open(Run *r, Error *e) {
   r->roof = matmul_measure_rate(&r->dev, 0.2);
   r->libraries_bytes = process_resident_bytes();
   return model_open(&r->model, &r->config, r->schedule, &r->dev, false, e) && load_weights(r, e) &&
-         peek(r, r->train, e) && peek(r, r->val, e);
+         peek(r, r->train, e) && peek(r, r->val, e) && read_ahead(r, e);
 }
 
 static void run_close(Run *r) {
+  dataloader_close(r->train); /* before the model, whose arena it may be reading into */
+  dataloader_close(r->val);
   model_close(&r->model);
   schedule_free(r->schedule);
-  dataloader_close(r->train);
-  dataloader_close(r->val);
   device_close(&r->dev);
   config_free(&r->config);
 }
