@@ -122,6 +122,50 @@ static inline void assert_text(const Error *e, const char *part) {
   if (!strstr(e->text, part)) fail_msg("'%s' is missing in: %s", part, e->text);
 }
 
+/* Shards whose tokens tell their place: token i of the stream of source k is k * SOURCE_SPAN + i, below
+ * PLACE_V. Writes the stream as files of the given lengths (a negative one ends the list), NAME-000.bin ...
+ */
+enum { SOURCE_SPAN = 1 << 16, PLACE_V = 1 << 20 };
+
+static inline void write_places(const char *name, int64_t source, const int64_t *lengths) {
+  uint32_t at = (uint32_t)(source * SOURCE_SPAN);
+  for (int i = 0; lengths[i] >= 0; i++) {
+    uint32_t *tokens = malloc((size_t)lengths[i] * 4 + 4);
+    assert_non_null(tokens);
+    for (int64_t t = 0; t < lengths[i]; t++) tokens[t] = at++;
+    char file[128];
+    snprintf(file, sizeof file, "%s-%03d.bin", name, i);
+    write_shard(path_of(file), i % 2 ? 7 : 8, tokens, lengths[i]);
+    free(tokens);
+  }
+}
+
+/* Asserts that every row is a window of such a stream, and writes its number to window [A*B] and its source
+ * to source [A*B]. */
+static inline void read_places(const Step *s, int64_t *window, int64_t *source) {
+  const StepBatch *b = &s->batch;
+  for (int64_t row = 0; row < b->A * b->B; row++) {
+    int64_t first = b->tokens[row * b->T];
+    assert_int_equal(first % SOURCE_SPAN % b->T, 0);
+    for (int64_t i = 0; i < b->T; i++) {
+      assert_int_equal(b->tokens[row * b->T + i], first + i);
+      assert_int_equal(b->targets[row * b->T + i], first + i + 1);
+    }
+    window[row] = first % SOURCE_SPAN / b->T;
+    source[row] = first / SOURCE_SPAN;
+  }
+}
+
+/* Two steps are the same in every array. */
+static inline void assert_same_step(const Step *x, const Step *y) {
+  size_t bytes = (size_t)(x->batch.A * x->batch.B * x->batch.T) * 4;
+  assert_memory_equal(x->tokens, y->tokens, bytes);
+  assert_memory_equal(x->targets, y->targets, bytes);
+  assert_memory_equal(x->positions, y->positions, bytes);
+  assert_memory_equal(x->documents, y->documents, bytes);
+  assert_int_equal(x->batch.valid_targets, y->batch.valid_targets);
+}
+
 /* The step's rows are the stream's windows from `first` on, wrapping after `windows` of them. */
 static inline void check_step(const Step *s, const uint32_t *stream, int64_t first, int64_t windows) {
   const StepBatch *b = &s->batch;
