@@ -59,10 +59,11 @@ static void test_epochs_are_permutations(void **state) {
   }
 }
 
-/* Epochs and seeds give different orders; the same seed gives the same. A file's windows come together. */
+/* Epochs, seeds and files give different orders; the same seed gives the same. The windows whose first tokens
+ * lie in a file come together. */
 static void test_orders_differ(void **state) {
   (void)state;
-  enum { T = 4, FILES = 5, EACH = 40, N = (FILES * EACH - 1) / T };
+  enum { T = 4, FILES = 5, EACH = 42, N = (FILES * EACH - 1) / T };
   static const int64_t lengths[] = {EACH, EACH, EACH, EACH, EACH, -1};
   write_places("differ/a", 0, lengths);
   int64_t window[3][2 * N], source[2 * N];
@@ -83,8 +84,16 @@ static void test_orders_differ(void **state) {
     in_order += window[0][i] == i;
     changes += i > 0 && window[0][i] * T / EACH != window[0][i - 1] * T / EACH;
   }
-  assert_true(same_epochs < 8 && same_seeds < 8 && in_order < 8); /* of 49; 1 is expected */
+  assert_true(same_epochs < 8 && same_seeds < 8 && in_order < 8); /* of 52; 1 is expected */
   assert_int_equal(changes, FILES - 1);
+
+  int64_t place[FILES][2 * EACH / T], n[FILES] = {0}; /* the order within each file */
+  for (int i = 0; i < N; i++) {
+    int64_t file = window[0][i] * T / EACH;
+    place[file][n[file]++] = window[0][i] - (file * EACH + T - 1) / T;
+  }
+  assert_int_equal(n[2], n[0]); /* 11 windows */
+  assert_memory_not_equal(place[2], place[0], (size_t)n[0] * sizeof place[0][0]);
 }
 
 /* Ranks: together, and in the documented places, exactly the sequence of a loader that is alone. */
@@ -126,13 +135,14 @@ static void test_ranks_share_one_sequence(void **state) {
   }
 }
 
-/* At every moment each source has had its share to within a sample or two, its windows in its own epochs. */
+/* Each sample comes from the source that is furthest behind its share, so that at every moment each has had
+ * its share to within a sample or two; its windows come in its own epochs. */
 static void test_weights(void **state) {
   (void)state;
   enum { T = 4, SAMPLES = 1000, SOURCES = 4 };
   static const int64_t lengths[SOURCES][4] = {{50, 31, -1}, {402, -1}, {9, -1}, {5, -1}};
-  static const char *const weights[] = {"0.5", "3e-1", ".15", "0.05"}; /* a sum of 1 */
-  static const double share[SOURCES] = {0.5, 0.3, 0.15, 0.05};
+  static const char *const weights[] = {"0.5", "2.5e-1", ".1875", "0.0625"};
+  static const int64_t sixteenths[SOURCES] = {8, 4, 3, 1};
   char globs[1200] = "";
   for (int k = 0; k < SOURCES; k++) {
     char name[32];
@@ -154,11 +164,13 @@ static void test_weights(void **state) {
       int64_t k = source[i];
       assert_in_range(k, 0, SOURCES - 1);
       if (!shuffle) assert_int_equal(window[i], taken[k] % windows[k]);
-      of[k][taken[k]++] = window[i];
+      int64_t behind[SOURCES]; /* in sixteenths of a sample */
       for (int j = 0; j < SOURCES; j++) {
-        double behind = share[j] * (double)(i + 1) - (double)taken[j];
-        if (behind <= -1 || behind >= 2) fail_msg("sample %" PRId64 ": source %d is %g behind", i, j, behind);
+        behind[j] = sixteenths[j] * (i + 1) - 16 * taken[j];
+        assert_true(behind[j] > -16 && behind[j] < 32);
       }
+      for (int j = 0; j < SOURCES; j++) assert_true(j < k ? behind[j] < behind[k] : behind[j] <= behind[k]);
+      of[k][taken[k]++] = window[i];
     }
     for (int k = 0; k < SOURCES; k++)
       for (int64_t at = 0; at + windows[k] <= taken[k]; at += windows[k])
@@ -188,6 +200,24 @@ static void test_equal_weights(void **state) {
     for (int64_t n = 0; n < SAMPLES; n++) assert_int_equal(source[n], n % 3);
     dataloader_close(d);
   }
+}
+
+/* A share of a millionth: its first sample comes when half of it is due, and exactly one by then. */
+static void test_small_share(void **state) {
+  (void)state;
+  enum { T = 4, SAMPLES = 40 };
+  static const int64_t lengths[] = {41, -1};
+  write_places("small/a", 0, lengths);
+  write_places("small/b", 1, lengths);
+  char globs[600];
+  snprintf(globs, sizeof globs, "%s:999999,%s:1", path_of("small/a*"), path_of("small/b*"));
+  DataLoader *d = open_with(&(DataOptions){.globs = globs, .B = 1, .T = T, .V = PLACE_V});
+  int64_t before = 500000 - SAMPLES / 2, window[SAMPLES], source[SAMPLES];
+  DataPosition p = {.samples = before, .sources = 2, .taken = {before, 0}};
+  seek_ok(d, &p);
+  take(d, T, SAMPLES, window, source);
+  for (int i = 0; i < SAMPLES; i++) assert_int_equal(source[i], i == SAMPLES / 2);
+  dataloader_close(d);
 }
 
 static void refused(const char *globs, const char *part, const char *part2) {
@@ -285,6 +315,7 @@ int main(void) {
       cmocka_unit_test(test_ranks_share_one_sequence),
       cmocka_unit_test(test_weights),
       cmocka_unit_test(test_equal_weights),
+      cmocka_unit_test(test_small_share),
       cmocka_unit_test(test_patterns),
       cmocka_unit_test(test_sources_and_files),
       cmocka_unit_test(test_restricted_part),

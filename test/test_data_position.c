@@ -184,22 +184,25 @@ static void test_fingerprint(void **state) {
   dataloader_close(d);
 }
 
-/* Text in memory and in a file: the same. */
+/* Text in memory and in a file: the same; a longer one is known by both of its ends. */
 static void test_fingerprint_of_text(void **state) {
   (void)state;
-  uint8_t text[100];
-  for (int i = 0; i < 100; i++) text[i] = (uint8_t)i;
-  write_bytes(path_of("text/t.txt"), text, sizeof text);
-  Error e;
-  DataOptions o = {.B = 1, .T = T, .V = PLACE_V};
-  DataLoader *d = dataloader_from_bytes("memory", text, 100, &o, &e);
-  assert_true(dataloader_fingerprint(d) == fingerprint(path_of("text/t.txt"), T));
-  assert_int_equal(dataloader_tokenizer_hash(d), 0);
-  dataloader_close(d);
-  text[99]++;
-  d = dataloader_from_bytes("memory", text, 100, &o, &e);
-  assert_true(dataloader_fingerprint(d) != fingerprint(path_of("text/t.txt"), T));
-  dataloader_close(d);
+  enum { N = 200000 };
+  static uint8_t text[N];
+  for (int i = 0; i < N; i++) text[i] = (uint8_t)(i % 251);
+  write_bytes(path_of("text/t.txt"), text, N);
+  uint64_t known = fingerprint(path_of("text/t.txt"), T);
+  static const int changes[] = {-1, 0, 65535, N - 65536, N - 1};
+  for (size_t i = 0; i < sizeof changes / sizeof changes[0]; i++) {
+    if (changes[i] >= 0) text[changes[i]] ^= 1;
+    Error e;
+    DataLoader *d =
+        dataloader_from_bytes("memory", text, N, &(DataOptions){.B = 1, .T = T, .V = PLACE_V}, &e);
+    assert_int_equal(dataloader_fingerprint(d) == known, changes[i] < 0);
+    assert_int_equal(dataloader_tokenizer_hash(d), 0);
+    dataloader_close(d);
+    if (changes[i] >= 0) text[changes[i]] ^= 1;
+  }
 }
 
 /* Windows beyond position 2^31 (version 7) and 2^32 (version 8, counted in [4..5]) of a sparse file, in whose
