@@ -52,7 +52,7 @@ SOURCES := $(wildcard src/*/*.c src/*/*.cu)
 OBJECTS := $(patsubst %,$(BUILD)/%.o,$(SOURCES))
 TESTS   := $(patsubst test/%,$(BUILD)/%,$(basename $(wildcard test/test_*.c test/test_*.cu)))
 
-.PHONY: all test demo clean format format-check
+.PHONY: all test tsan demo clean format format-check
 all: train_llama
 
 train_llama: $(BUILD)/train_llama
@@ -105,6 +105,18 @@ test:
 	@scripts/install_deps.sh --test
 	@$(MAKE) --no-print-directory $(PARALLEL) tests
 	@BUILD=$(BUILD) test/run_tests.sh $(TESTS)
+
+# The reading thread under the thread sanitizer: what it takes part in and no more, since the runtimes of
+# OpenMP are not built for that sanitizer.
+TSAN_SOURCES := test/test_prefetch.c $(addprefix src/,io/dataloader.c io/source.c io/shards.c \
+                io/watched_file.c io/shuffle.c io/file.c base/worker.c base/error.c)
+build/tsan/test_prefetch: $(TSAN_SOURCES) $(wildcard *.h src/io/*.h src/base/*.h test/*.h)
+	@mkdir -p $(@D)
+	$(call SAY,$(CC))
+	$(Q)$(CC) -std=gnu11 -O1 -g -fsanitize=thread $(WARN) $(INCLUDE) $(TSAN_SOURCES) -lcmocka -lm -o $@
+
+tsan: build/tsan/test_prefetch
+	TSAN_OPTIONS=halt_on_error=1 $<
 
 demo:
 	@scripts/install_deps.sh

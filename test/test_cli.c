@@ -60,7 +60,7 @@ static void test_refusals(void **state) {
       {"--train @/none*.bin", "none*.bin"},
       {"--train @/short.txt --seq-len 4096", "--seq-len"},
       {"--train @/bad.bin", "not a token shard"},
-      {"--train @/large.bin --seq-len 8", "300"},
+      {"--train @/large.bin --seq-len 8 --batch 7", "300"}, /* all of it in the first step */
       {"--val @/short.txt --seq-len 4096", "--seq-len"},
       {"--device cuda", "cuda"},
       {"--device tpu", "tpu"},
@@ -142,10 +142,10 @@ static void test_train_save_and_load(void **state) {
   assert_true(fabs(first - log(256)) < 0.5 && last < first);
   assert_true(log_number("run/log.jsonl", 3, "tokens") == 3 * 64);
 
-  /* the saved model, loaded, has the loss that it was saved with */
-  char wanted[64];
-  snprintf(wanted, sizeof wanted, "val loss %.6f", last);
-  expect(0, wanted, QUICK " --eval-only --model @/run/step-00000003 --val @/own.txt");
+  /* the saved model, loaded, has the loss that it was saved with; the line rounds it to 6 digits */
+  expect(0, "\nval loss ", QUICK " --eval-only --model @/run/step-00000003 --val @/own.txt");
+  double loaded = strtod(strstr(said, "\nval loss ") + strlen("\nval loss "), NULL);
+  assert_true(fabs(loaded - last) < 1e-6);
 }
 
 static void test_same_seed_same_run(void **state) {

@@ -46,6 +46,13 @@ static bool peek(Run *r, DataLoader *d, Error *e) {
   return ok && dataloader_seek(d, &here, e);
 }
 
+/* From here on the data of the next step are read while this one computes. */
+static bool read_ahead(Run *r, Error *e) {
+  if (!r->train || r->o.eval_only) return true;
+  uint32_t *raw = arena_get(&r->model.arena, r->schedule->host_ahead);
+  return dataloader_prefetch(r->train, raw, r->o.grad_accum, e);
+}
+
 /* The data, from where the resumed run was in them. */
 static bool open_data(Run *r, Error *e) {
   if (!setup_data(&r->train, &r->val, &r->o, &r->config, e) || !check_sampling(r, e)) return false;
@@ -72,16 +79,16 @@ bool run_open(Run *r, Error *e) {
   r->roof = matmul_measure_rate(&r->dev, 0.03);
   r->libraries_bytes = process_resident_bytes();
   return model_open(&r->model, &r->config, r->schedule, &r->dev, false, e) && load_weights(r, e) &&
-         peek(r, r->train, e) && peek(r, r->val, e);
+         peek(r, r->train, e) && peek(r, r->val, e) && read_ahead(r, e);
 }
 
 void run_close(Run *r) {
   signals_close(r->signals);
   log_close(&r->log);
+  dataloader_close(r->train); /* before the model, whose arena it may be reading into */
+  dataloader_close(r->val);
   model_close(&r->model);
   schedule_free(r->schedule);
-  dataloader_close(r->train);
-  dataloader_close(r->val);
   saved_state_close(&r->resumed);
   device_close(&r->dev);
   config_free(&r->config);
