@@ -216,7 +216,10 @@ static void test_small_share(void **state) {
   DataPosition p = {.samples = before, .sources = 2, .taken = {before, 0}};
   seek_ok(d, &p);
   take(d, T, SAMPLES, window, source);
-  for (int i = 0; i < SAMPLES; i++) assert_int_equal(source[i], i == SAMPLES / 2);
+  int of_b = 0;
+  for (int i = 0; i < SAMPLES; i++) of_b += (int)source[i];
+  assert_int_equal(of_b, 1);
+  assert_true(source[SAMPLES / 2 - 1] || source[SAMPLES / 2]); /* a tie, but for the share's rounding */
   dataloader_close(d);
 }
 
