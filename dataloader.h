@@ -32,7 +32,7 @@ typedef struct StepBatch {
 } StepBatch;
 
 typedef struct DataOptions {
-  const char *globs;   /* patterns of glob(7), separated by commas, each with a weight (":0.3") or none has */
+  const char *globs;   /* patterns of glob(7), separated by commas; all or none end in a weight, ":0.3" */
   int64_t B, T;        /* rows of a micro-batch, tokens of a row */
   int64_t V;           /* the model's vocabulary */
   bool shuffle;        /* by seed, source and epoch; else in the order of the stream */

@@ -156,6 +156,11 @@ static void test_same_seed_same_run(void **state) {
   for (int i = 1; i <= 4; i++)
     assert_true(log_number("one/log.jsonl", i, "loss") == log_number("two/log.jsonl", i, "loss"));
   assert_true(log_number("one/log.jsonl", 4, "loss") != log_number("three/log.jsonl", 4, "loss"));
+
+  /* the order of the training data is another, that of the validation data is not */
+  expect(0, "step", QUICK " --steps 4 --shuffle no --out @/in-order");
+  assert_true(log_number("one/log.jsonl", 1, "loss") != log_number("in-order/log.jsonl", 1, "loss"));
+  assert_true(log_number("one/log.jsonl", 0, "val_loss") == log_number("in-order/log.jsonl", 0, "val_loss"));
 }
 
 static void test_own_text(void **state) {

@@ -109,7 +109,8 @@ static void test_refused_positions(void **state) {
   } cases[] = {{7, 1, 7, 0, "one of 1 sources, but the data have 2"},
                {8, 2, 5, 2, "counts 8 samples"},
                {3, 2, 5, -2, "counts 3 samples"},
-               {-2, 2, INT64_MAX, INT64_MAX, "counts -2 samples"}};
+               {-2, 2, INT64_MAX, INT64_MAX, "counts -2 samples"},
+               {INT64_MAX, 2, INT64_MAX, 0, "at most 4611686018427387904"}};
   for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
     p.samples = cases[i].samples;
     p.sources = cases[i].sources;

@@ -308,6 +308,9 @@ DataPosition dataloader_position(const DataLoader *d) {
   return d->at;
 }
 
+/* Far beyond use, and sums with the samples of a step still fit in 64 bits. */
+#define MAX_SAMPLES (INT64_C(1) << 62)
+
 bool dataloader_seek(DataLoader *d, const DataPosition *p, Error *e) {
   if (p->sources != d->sources) {
     return error_usage(e,
@@ -319,11 +322,11 @@ bool dataloader_seek(DataLoader *d, const DataPosition *p, Error *e) {
   bool possible = true;
   for (int64_t k = 0; k < p->sources; k++)
     possible = possible && p->taken[k] >= 0 && !__builtin_add_overflow(sum, p->taken[k], &sum);
-  if (!possible || sum != p->samples) {
+  if (!possible || sum != p->samples || sum > MAX_SAMPLES) {
     return error_usage(e,
-                       "data: the saved position counts %" PRId64 " samples, which is not the sum of its "
-                       "sources' counts; resume from another state",
-                       p->samples);
+                       "data: the saved position counts %" PRId64 " samples in all, expected the sum of its "
+                       "sources' counts, at most %" PRId64 "; resume from another state",
+                       p->samples, MAX_SAMPLES);
   }
   go_to(d, p);
   return true;
