@@ -32,7 +32,7 @@ def label(text):
 
 def block(name, points):
     """A data block: name ($...) and its (x, y) lines."""
-    text = "\n".join(f"{x:.12g} {y:.9g}" for x, y in points)
+    text = "\n".join(f"{x:.12g} {y:.12g}" for x, y in points)
     return f"{name} << EOD\n{text}\nEOD"
 
 

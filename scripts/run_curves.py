@@ -37,7 +37,7 @@ def thin(points):
 def smooth(points, window):
     """Medians of that many neighbours, which spikes do not move, at about a thousand places.
 
-    The window shrinks towards the start, where values change fast, and is cut off at the end. Of a wide window about a
+    The window shrinks towards the start, where values change fast, and is cut off at the end. Of a wide window some
     hundred values are looked at.
     """
     if not points:
@@ -46,7 +46,7 @@ def smooth(points, window):
     result = []
     for i in [*range(0, len(points) - 1, stride), len(points) - 1]:
         reach = min(half, i)
-        near = points[i - reach : i + reach + 1 : max(1, reach // 50)]
+        near = points[i - reach : i + reach + 1 : max(1, reach // 200)]
         result.append((points[i][0], statistics.median([value for _, value in near])))
     return result
 
@@ -91,7 +91,7 @@ def plain(value):
 def tics(low, high, logarithmic=False):
     """Round values for the tics of an axis, about five."""
     if logarithmic and high / low > 3:
-        marks = (1, 2, 5) if high / low < 1e3 else (1,)
+        marks = (1, 1.5, 2, 3, 4, 5, 7) if high / low < 10 else (1, 2, 5) if high / low < 1e3 else (1,)
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         decades = decades[:: max(1, len(decades) // 6)]
         return [mark * 10.0**e for e in decades for mark in marks if low <= mark * 10.0**e <= high]
@@ -180,24 +180,22 @@ class Curves:
         )
 
     def loss(self):
-        elements, keys, shown, hidden = [], [], [], 0
+        elements, keys, shown = [], [], []
         for i, (name, log) in enumerate(self.runs):
             color = COLORS[i % len(COLORS)]
             losses, evaluations = log.series("loss", self.x), log.series("val_loss", self.x)
             median = self.median(losses)
-            # a spike must not flatten the rest, nor the first moments of a long run
-            near = [value for _, value in smooth(losses, 5 if len(losses) > 5 else 1)]
-            if near:
-                shown += [min(y for _, y in median), *[y for _, y in median[-1:]], min(near), quantile(near, 0.99)]
             if losses:
+                # a spike must not flatten the rest, nor the first moments of a long run
+                calm = [y for _, y in smooth(losses, 5 if len(losses) > 5 else 1)]
+                shown += [quantile(calm, 0), quantile(calm, 0.99), quantile([y for _, y in losses], 0.002)]
                 elements += self.lines(losses, color)
             if evaluations:
                 elements.append(
                     f"{self.block(thin(evaluations))} with linespoints linecolor rgb '{color}' linewidth 1.2 dashtype 2 "
                     "pointtype 7 pointsize 0.8 notitle"
                 )
-                shown += [min(y for _, y in evaluations), evaluations[-1][1]]
-                shown += [quantile([y for _, y in evaluations], 0.99)]
+                shown += [quantile([y for _, y in evaluations], share) for share in (0, 0.99)]
             keys += self.legend(name, color, median, evaluations)
         if not shown:
             return
@@ -210,7 +208,7 @@ class Curves:
         title = "loss, nats a token" + (", logarithmic" if logarithmic else "")
         if hidden:
             title += f" ({hidden} of {sum(len(log.values('loss')) for _, log in self.runs)} steps are outside)"
-        key = f"set key top right noenhanced spacing 1.25 textcolor '{TEXT}'"
+        key = f"set key top right opaque noenhanced spacing 1.25 textcolor '{TEXT}'"
         elements = elements + [mark for mark, _ in marks] + keys + [entry for _, entry in marks]
         self.panel(LARGE, title, elements, limits, plain, logarithmic, key)
 
@@ -252,7 +250,7 @@ class Curves:
         limits = (0.0, limits[1]) if from_zero and min(shown) >= 0 else limits
         marks = [mark for mark, _ in self.marks(keys[0][0], limits)] if marked else []
         place = "bottom right" if entries else ""
-        key = f"set key {place} noenhanced spacing 1.2 textcolor '{TEXT}'" if entries else ""
+        key = f"set key {place} opaque noenhanced spacing 1.2 textcolor '{TEXT}'" if entries else ""
         self.panel(self.free.pop(0), title, elements + marks + entries, limits, form, extra=key)
 
     def program(self):
@@ -260,7 +258,7 @@ class Curves:
         self.small("gradient norm, before clipping", [("grad_norm", "", "")], plain, share=0.98, marked=True)
         self.small("learning rate", [("lr", "", "")], plain)
         self.small("tokens a second", [("tokens_per_s", "", "")], si)
-        self.small("MFU: share of the device's matrix product rate", [("mfu", "", "")], percent)
+        self.small("MFU", [("mfu", "", "")], percent)
         self.small(
             "memory",
             [("device_bytes", "", "device, planned"), ("host_bytes", "dashtype 2", "host, highest resident")],
