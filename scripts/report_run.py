@@ -23,17 +23,22 @@ from run_curves import percent, si
 
 MOST_ROWS = 60  # of a table; a longer one is thinned out
 
-# The curves have gnuplot's colours; those of paper and ink follow the page.
+# Colours of the curves' picture that follow the page, by STYLE's names.
+PAGE_COLORS = {
+    gnuplot.TEXT: "soft", gnuplot.TITLE: "ink", gnuplot.AXIS: "axis", gnuplot.GRID: "line", gnuplot.PAPER: "paper",
+    gnuplot.COLORS[0]: "curve", run_curves.MARK: "bad",
+}  # fmt: skip
+
 STYLE = """
 :root { --paper: #ffffff; --ink: #111827; --soft: #4b5563; --line: #e5e7eb; --axis: #9ca3af; --panel: #f9fafb;
-  --bad: #b91c1c; color-scheme: light dark; }
+  --bad: #b91c1c; --curve: #2563eb; color-scheme: light dark; }
 @media (prefers-color-scheme: dark) { :root { --paper: #111827; --ink: #f3f4f6; --soft: #c3c9d2; --line: #303a4a;
-  --axis: #6b7280; --panel: #1b2433; --bad: #f87171; } }
+  --axis: #6b7280; --panel: #1b2433; --bad: #f87171; --curve: #7aaeff; } }
 body { margin: 0 auto; max-width: 1180px; padding: 2rem 1.5rem 4rem; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.6rem; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margin: 2.2rem 0 0.6rem; }
 p { margin: 0.3rem 0; color: var(--soft); }
-dl.numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 0.7rem; margin: 1.4rem 0; }
+dl.numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 0.7rem; margin: 1.4rem 0; }
 dl.numbers div { background: var(--panel); border: 1px solid var(--line); border-radius: 6px; padding: 0.6rem 0.9rem; }
 dl.numbers dt { color: var(--soft); font-size: 0.8rem; } dl.numbers dd { margin: 0; font-size: 1.3rem; }
 dl.numbers dd small { font-size: 0.8rem; color: var(--soft); display: block; }
@@ -77,6 +82,11 @@ def duration(seconds):
             return f"{int(seconds // size)} {unit} {int(seconds % size // part_size):02} {part}"
 
 
+def count(value):
+    """A whole number, in full while it is short."""
+    return f"{value:,.0f}" if value < 1e6 else si(value)
+
+
 def shown(value):
     """A logged value; a dash where there is none."""
     return "–" if value != value else f"{value:.6g}"
@@ -85,23 +95,34 @@ def shown(value):
 # ---- parts ----
 
 
+def page_colors(tag):
+    """A tag of gnuplot's SVG (a match) with the page's colours for gnuplot's."""
+    style = ""
+
+    def take(attribute):
+        nonlocal style
+        name, _, color = attribute.groups()
+        digits = re.findall(r"\d+", color) if color.startswith("rgb") else []
+        variable = PAGE_COLORS.get(f"#{''.join(f'{int(digit):02x}' for digit in digits)}" if digits else color.lower())
+        if not variable:
+            return attribute.group(0)
+        style += f"{name}:var(--{variable});"
+        return ""
+
+    text = re.sub(r"""(?<=\s)(fill|stroke|color)\s*=\s*(["'])(rgb\([^)]*\)|#[0-9A-Fa-f]{6})\2""", take, tag.group(0))
+    return re.sub(r"(/?>)$", rf' style="{style}"\1', text) if style else text
+
+
 def curves(name, log):
     """The picture as SVG inside the page; its colours by the page's."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "curves.svg")
-        run_curves.draw([(name, log)], path)
+        run_curves.draw([(name, log)], path, size=(1180, 980))
         with open(path, encoding="utf-8") as file:
             picture = file.read()
     picture = picture[picture.index("<svg") :]
     picture = re.sub(r"<script.*?</script>", "", picture, flags=re.DOTALL)
-    for color, variable in (
-        (gnuplot.TEXT, "soft"), (gnuplot.TITLE, "ink"), (gnuplot.AXIS, "axis"), (gnuplot.GRID, "line"),
-        (gnuplot.PAPER, "paper"),
-    ):  # fmt: skip
-        r, g, b = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-        written = rf"rgb\(\s*{r},\s*{g},\s*{b}\)|{color}"
-        picture = re.sub(rf"""(fill|stroke)\s*=\s*(["'])(?:{written})\2""", rf'style="\1:var(--{variable})"', picture, flags=re.I)
-    return picture
+    return re.sub(r"<[a-z][^>]*>", page_colors, picture)
 
 
 def header(name, log, facts):
@@ -120,7 +141,7 @@ def header(name, log, facts):
         batch = [options.get(key) for key in ("grad-accum", "batch", "seq-len")]
         if all(isinstance(value, int) for value in batch):
             a, b, t = batch
-            rows.append(("a step", f"{si(a * b * t)} tokens: {a} × {b} sequences of {t}"))
+            rows.append(("a step", f"{count(a * b * t)} tokens: {a} × {b} sequences of {t}"))
     rows += [(key, facts[key]) for key in ("device", "host", "version") if facts.get(key)]
     if facts.get("resumed_from_step"):
         rows.append(("resumed", f"after step {facts['resumed_from_step']}; the flags are those given then"))
@@ -145,12 +166,12 @@ def numbers(log):
     if losses:
         tiles.append(("training loss, last", f"{losses[-1][1]:.4f}", f"first {losses[0][1]:.4f}"))
     if log.values("tokens"):
-        tiles.append(("tokens trained on", si(log.values("tokens")[-1]), f"{len(losses)} steps"))
+        tiles.append(("tokens trained on", count(log.values("tokens")[-1]), f"{len(losses)} steps"))
     if log.values("step_ms"):
         total = sum(log.values("step_ms")) / 1e3
         tiles.append(("time of all steps", duration(total), "without evaluating and saving"))
     if log.values("tokens_per_s"):
-        tiles.append(("tokens a second", si(statistics.median(log.values("tokens_per_s"))), "median"))
+        tiles.append(("tokens a second", count(statistics.median(log.values("tokens_per_s"))), "median"))
     if log.values("mfu"):
         tiles.append(("MFU", percent(round(statistics.median(log.values("mfu")), 4)), "median"))
     for key, title in (("device_bytes", "device memory"), ("host_bytes", "host memory")):
@@ -166,7 +187,7 @@ def numbers(log):
 def evaluations(log):
     columns = log.columns
     rows = [
-        (f"{columns['step'][i]:.0f}", shown(columns["tokens"][i]) if columns["step"][i] else "0",
+        (f"{columns['step'][i]:.0f}", count(columns["tokens"][i]) if columns["tokens"][i] == columns["tokens"][i] else "–",
          shown(columns["loss"][i]), shown(loss), shown(columns["val_ppl"][i]))
         for i, loss in enumerate(columns["val_loss"])
         if loss == loss
@@ -188,8 +209,8 @@ def standing_out(log):
         for i in places
     ]  # fmt: skip
     rows, note = thinned(rows)
-    count = f"<p>{len(log.marked('outlier'))} outliers, {len(log.marked('skipped'))} skipped steps.</p>"
-    return count + table(("step", "", "loss", "z", "gradient norm", "z"), rows, text_columns=(1,)) + note
+    counts = f"<p>Outliers: {len(log.marked('outlier'))}; skipped steps: {len(log.marked('skipped'))}.</p>"
+    return counts + table(("step", "", "loss", "z", "gradient norm", "z"), rows, text_columns=(1,)) + note
 
 
 def states(folder):

@@ -9,7 +9,7 @@ import statistics
 import gnuplot
 from gnuplot import COLORS, TEXT, label
 
-WIDTH, HEIGHT = 1500, 1050
+MARK = "#b91c1c"
 PLACES = 1000  # of a curve: about a pixel each
 LEFT, MIDDLE, RIGHT = (0.05, 0.325), (0.385, 0.65), (0.715, 0.985)
 ROWS = (0.725, 0.955), (0.395, 0.625), (0.065, 0.295)  # bottom and top
@@ -164,7 +164,7 @@ class Curves:
         for points, point_type, title in ((outliers, 6, "outlier"), (skipped, 2, "skipped: not finite")):
             if points:
                 block = self.block(thin(sorted(points)))
-                style = f"linecolor rgb '#b91c1c' pointtype {point_type} pointsize 1.3 linewidth 1.4"
+                style = f"linecolor rgb '{MARK}' pointtype {point_type} pointsize 1.3 linewidth 1.4"
                 elements.append((f"{block} with points {style} notitle", f"keyentry with points {style} title '{title}'"))
         return elements
 
@@ -189,6 +189,8 @@ class Curves:
                 # a spike must not flatten the rest, nor the first moments of a long run
                 calm = [y for _, y in smooth(losses, 5 if len(losses) > 5 else 1)]
                 shown += [quantile(calm, 0), quantile(calm, 0.99), quantile([y for _, y in losses], 0.002)]
+                if len(losses) > 500:
+                    shown.append(quantile([y for _, y in losses], 0.99))
                 elements += self.lines(losses, color)
             if evaluations:
                 elements.append(
@@ -267,6 +269,6 @@ class Curves:
         return "\n".join([*self.blocks, "set multiplot", *self.panels, "unset multiplot"])
 
 
-def draw(runs, output, **options):
-    """Draws runs, a list of (name, Log), into a picture; options as those of Curves."""
-    gnuplot.draw(Curves(runs, **options).program(), output, WIDTH, HEIGHT)
+def draw(runs, output, size=(1500, 1050), **options):
+    """Draws runs, a list of (name, Log), into a picture of that many pixels; options as those of Curves."""
+    gnuplot.draw(Curves(runs, **options).program(), output, *size)
