@@ -7,6 +7,7 @@ import math
 import statistics
 
 import gnuplot
+from common import fail
 from gnuplot import COLORS, TEXT, label
 
 MARK = "#b91c1c"
@@ -266,6 +267,8 @@ class Curves:
             [("device_bytes", "", "device, planned"), ("host_bytes", "dashtype 2", "host, highest resident")],
             megabytes,
         )
+        if not self.panels:
+            fail("found no number in these logs that can be drawn, expected a loss; see docs/formats.md for the keys.")
         return "\n".join([*self.blocks, "set multiplot", *self.panels, "unset multiplot"])
 
 

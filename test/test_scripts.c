@@ -144,6 +144,7 @@ static int setup(void **state) {
   write_text("b/same/log.jsonl", STEP("1", "3.0", "") STEP("2", "2.0", VALIDATED("1.75")));
   write_text("one/log.jsonl", STEP("1", "5.5", ""));
   write_text("empty/log.jsonl", "");
+  write_text("nothing.jsonl", "{\"step\": 1, \"loss\": null}\n");
   write_text("bad/log.jsonl", STEP("1", "2.0", "") "no JSON\n" STEP("2", "1.0", ""));
   /* a log that was not cut back: steps 2 and 3 came again */
   write_text("resumed/log.jsonl",
@@ -178,6 +179,7 @@ static void test_refusals(void **state) {
       {PLOT "@/a -o @/x.png", "a/log.jsonl: No such file"},
       {PLOT "@/empty -o @/x.png", "found no steps"},
       {PLOT "@/bad -o @/x.png", "line 2: found 'no JSON'"},
+      {PLOT "@/nothing.jsonl -o @/x.png", "found no number"},
       {PLOT "@/run -o @/x.jpg", "expected .png or .svg or .pdf"},
       {PLOT "@/run -o @/none/x.png", "found no folder"},
       {PLOT "@/run -o @/x.png --smooth 0", "--smooth: found 0"},
