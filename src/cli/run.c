@@ -107,10 +107,24 @@ static bool write_run_json(const Run *r, int argc, char **argv, Error *e) {
     if (i) fputs(", ", f);
     json_string(f, argv[i]);
   }
+  char host[256] = "";
+  gethostname(host, sizeof host - 1);
+  fputs("],\n  \"host\": ", f);
+  json_string(f, host);
+  fputs(",\n  \"device\": ", f);
+  json_string(f, r->dev.name);
+  const Config *c = &r->config;
   fprintf(
-      f, "],\n  \"resumed_from_step\": %lld,\n  \"mlp_rows\": %lld,\n  \"head_rows\": %lld,\n  \"options\": ",
-      (long long)run_first(r), (long long)schedule_mlp_rows(r->schedule),
-      (long long)schedule_head_rows(r->schedule));
+      f,
+      ",\n  \"model\": {\"family\": \"%s\", \"parameters\": %lld, \"C\": %lld, \"L\": %lld, \"NH\": %lld, "
+      "\"NKV\": %lld, \"HS\": %lld, \"FF\": %lld, \"V\": %lld",
+      c->family, (long long)config_parameters(c), (long long)c->C, (long long)c->L, (long long)c->NH,
+      (long long)c->NKV, (long long)c->HS, (long long)c->FF, (long long)c->V);
+  fprintf(f,
+          "},\n  \"data_tokens\": %lld,\n  \"resumed_from_step\": %lld,\n  \"mlp_rows\": %lld,\n  "
+          "\"head_rows\": %lld,\n  \"options\": ",
+          (long long)(r->train ? dataloader_tokens(r->train) : 0), (long long)run_first(r),
+          (long long)schedule_mlp_rows(r->schedule), (long long)schedule_head_rows(r->schedule));
   flags_json(f, &r->o, 2);
   fputs("\n}\n", f);
   CHECK(fclose(f) == 0, "out of memory for run.json");
