@@ -5,6 +5,7 @@
 #   SANITIZE=address,undefined   a sanitizer build, in a folder of its own
 #   NATIVE=0      for any x86-64 with AVX2 instead of for this machine
 #   DEBUG=1       -O1 -g
+#   FUZZ_SECONDS=60   of each fuzz target, for `make fuzz`
 
 CUDA_HOME ?= /usr/local/cuda
 NVCC      := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(CUDA_HOME)/bin/nvcc))
@@ -82,11 +83,11 @@ $(BUILD)/test_memory: LDLIBS += $(foreach f,malloc calloc realloc aligned_alloc 
 clean:
 	rm -rf build train_llama
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) build/fuzz -name '*.d' 2>/dev/null)
 
 # What people type. Dependencies are installed before anything is built, so the building is a make of its own.
 PARALLEL := $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc))
-FORMATTED = $(wildcard $(foreach d,. src/* test bench tokenizer,$(addprefix $(d)/*.,c h cu cuh)))
+FORMATTED = $(wildcard $(foreach d,. src/* test test/fuzz bench tokenizer,$(addprefix $(d)/*.,c h cu cuh)))
 CLANG_FORMAT = $(firstword $(foreach f,clang-format-14 clang-format,$(shell command -v $(f) 2>/dev/null)))
 
 .PHONY: tests
@@ -97,6 +98,45 @@ test:
 	@scripts/install_deps.sh --test
 	@$(MAKE) --no-print-directory $(PARALLEL) tests
 	@BUILD=$(BUILD) test/run_tests.sh $(TESTS)
+
+# Fuzzing: each target runs for FUZZ_SECONDS from its corpus. A crash is put into the corpus, so that it fails
+# `make test` until it is mended; inputs that reach new code go to $(FUZZ)/found, and `make fuzz-merge` takes
+# those of them that the corpus does not cover yet.
+FUZZ         := build/fuzz
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := $(patsubst test/fuzz/fuzz_%.c,%,$(wildcard test/fuzz/fuzz_*.c))
+FUZZ_FLAGS   := -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
+FUZZ_HOST    := $(patsubst %,$(FUZZ)/%.o,$(wildcard src/*/*.c))
+FUZZ_OPTIONS := -max_len=4096 -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=256 -print_final_stats=1
+CLANG        ?= clang
+
+$(FUZZ)/%.c.o: %.c
+	@mkdir -p $(@D)
+	$(call SAY,$(CLANG))
+	$(Q)$(CLANG) -std=gnu11 $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link,address,undefined $(WARN) $(INCLUDE) -MMD -MP -c $< -o $@
+# an archive: a target takes what it calls, and nothing that needs a device
+$(FUZZ)/host.a: $(FUZZ_HOST)
+	@rm -f $@
+	$(Q)ar rcs $@ $^
+$(FUZZ)/fuzz_%: $(FUZZ)/test/fuzz/fuzz_%.c.o $(FUZZ)/host.a
+	$(call SAY,link)
+	$(Q)$(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined $^ -lcjson -lm -o $@
+
+.PHONY: fuzz fuzz-merge $(FUZZ_TARGETS:%=fuzz-run-%) $(FUZZ_TARGETS:%=fuzz-merge-%)
+fuzz: $(FUZZ_TARGETS:%=fuzz-run-%)
+fuzz-merge: $(FUZZ_TARGETS:%=fuzz-merge-%)
+ifeq ($(shell command -v $(CLANG) 2>/dev/null),)
+fuzz-run-% fuzz-merge-%:
+	@echo "make fuzz: found no $(CLANG), expected clang with libFuzzer: install the package clang, or give CLANG=clang-N." >&2; exit 2
+else
+fuzz-run-%: $(FUZZ)/fuzz_%
+	@mkdir -p $(FUZZ)/found/$* test/fuzz/corpus/$*
+	$< $(FUZZ_OPTIONS) -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=test/fuzz/corpus/$*/ \
+	  $(addprefix -dict=,$(wildcard test/fuzz/$*.dict)) $(FUZZ)/found/$* test/fuzz/corpus/$*
+fuzz-merge-%: $(FUZZ)/fuzz_%
+	@mkdir -p $(FUZZ)/found/$*
+	$< $(FUZZ_OPTIONS) -merge=1 test/fuzz/corpus/$* $(FUZZ)/found/$*
+endif
 
 demo:
 	@scripts/install_deps.sh
