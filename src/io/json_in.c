@@ -3,44 +3,48 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/error.h"
-
-cJSON *json_parse(const char *text, size_t bytes) {
-  /* for cJSON a zero byte is white space, or ends a string */
-  if (bytes == 0 || memchr(text, 0, bytes)) return NULL;
-  const char *end = NULL;
-  cJSON *json = cJSON_ParseWithLengthOpts(text, bytes, &end, false);
-  while (json && end < text + bytes && strchr(" \t\r\n", *end)) end++;
-  if (json && end == text + bytes) return json;
-  cJSON_Delete(json);
-  return NULL;
-}
+enum { DEEPEST = 64 };
 
 static int by_text(const void *a, const void *b) {
   return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-/* The same among the object's own keys. */
-static const char *repeated_here(const cJSON *object) {
-  int n = cJSON_GetArraySize(object);
-  if (n < 2) return NULL;
-  const char **keys = malloc((size_t)n * sizeof *keys);
+static bool check_keys(const cJSON *object, Error *e) {
+  int n = cJSON_GetArraySize(object), count = 0;
+  const char **keys = malloc((size_t)(n + 1) * sizeof *keys);
   CHECK(keys, "out of memory for %d keys", n);
-  int count = 0;
   const cJSON *item;
   cJSON_ArrayForEach(item, object) keys[count++] = item->string;
-  qsort(keys, (size_t)n, sizeof *keys, by_text);
-  const char *repeated = NULL;
-  for (int i = 1; i < n && !repeated; i++)
-    if (strcmp(keys[i], keys[i - 1]) == 0) repeated = keys[i];
+  qsort(keys, (size_t)count, sizeof *keys, by_text);
+  bool ok = true;
+  for (int i = 1; i < count && ok; i++)
+    if (strcmp(keys[i], keys[i - 1]) == 0)
+      ok = error_usage(
+          e, "gives \"%.200s\" twice, expected once. Remove one, or copy or download the file again",
+          keys[i]);
   free(keys);
-  return repeated;
+  return ok;
 }
 
-/* Recursive: cJSON parses at most CJSON_NESTING_LIMIT levels. */
-const char *json_repeated_key(const cJSON *json) {
-  const char *repeated = cJSON_IsObject(json) ? repeated_here(json) : NULL;
-  for (const cJSON *item = json->child; item && !repeated; item = item->next)
-    repeated = json_repeated_key(item);
-  return repeated;
+static bool check_value(const cJSON *json, int depth, Error *e) {
+  if (depth > DEEPEST)
+    return error_usage(
+        e, "nests values more than %d deep, no file of this kind does. Copy or download it again", DEEPEST);
+  if (cJSON_IsObject(json) && !check_keys(json, e)) return false;
+  const cJSON *item;
+  cJSON_ArrayForEach(item, json) if (!check_value(item, depth + 1, e)) return false;
+  return true;
+}
+
+cJSON *json_read_object(const char *text, size_t bytes, Error *e) {
+  const char *end = text;
+  cJSON *json = memchr(text, 0, bytes) ? NULL : cJSON_ParseWithLengthOpts(text, bytes, &end, false);
+  while (json && end < text + bytes && strchr(" \t\r\n", *end)) end++;
+  bool ok = (json && end == text + bytes) ||
+            error_usage(e, "is not JSON, expected one JSON object. Copy or download the file again");
+  ok = ok && (cJSON_IsObject(json) ||
+              error_usage(e, "is not a JSON object, expected one. Copy or download the file again"));
+  if (ok && check_value(json, 1, e)) return json;
+  cJSON_Delete(json);
+  return NULL;
 }

@@ -6,17 +6,18 @@
 
 #include <cjson/cJSON.h>
 
+#include "base/error.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* Parses text that is one JSON value with nothing but white space after it, and has no zero byte; NULL when
- * it is not. cJSON_Delete frees it. */
-cJSON *json_parse(const char *text, size_t bytes);
-
-/* A key that is given twice in one object, at any depth of `json`, or NULL. cJSON keeps both, and programs
- * differ in which of the values they take. */
-const char *json_repeated_key(const cJSON *json);
+/* Parses text that is one JSON object with nothing but white space after it; cJSON_Delete frees it. Refuses,
+ * beside what is not JSON, a key given twice in one object at any depth (cJSON keeps both, and programs
+ * differ in which one they take), a zero byte (where cJSON may end), and absurdly deep nesting. NULL then,
+ * with an Error whose text wants the name of what was read before it: error_prefix(e, "%s: its header ",
+ * path). */
+cJSON *json_read_object(const char *text, size_t bytes, Error *e);
 
 #ifdef __cplusplus
 }

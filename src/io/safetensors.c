@@ -256,14 +256,6 @@ static bool read_tensors(SafeTensors *set, const cJSON *header, const char *data
   return check_places(set, first, path, data_bytes, e);
 }
 
-static bool check_unique(const cJSON *json, const char *path, Error *e) {
-  const char *key = json_repeated_key(json);
-  if (!key) return true;
-  return error_usage(
-      e, "%s: \"%.200s\" comes twice, expected once. The file is damaged: copy or download it again", path,
-      key);
-}
-
 static bool read_file(SafeTensors *set, const char *path, Error *e) {
   if (!map_file(set, path, e)) return false;
   const Mapping *file = &set->files[set->file_count - 1];
@@ -281,11 +273,10 @@ static bool read_file(SafeTensors *set, const char *path, Error *e) {
     return damaged(e, path, text);
   }
   const char *header_text = (const char *)file->start + 8;
-  cJSON *header = json_parse(header_text, (size_t)header_bytes);
-  if (!header) return damaged(e, path, "its header is not JSON");
-  bool ok = cJSON_IsObject(header) || damaged(e, path, "its header is not a JSON object");
-  ok = ok && check_unique(header, path, e) &&
-       read_tensors(set, header, header_text + header_bytes, (int64_t)(file->size - 8 - header_bytes), e);
+  cJSON *header = json_read_object(header_text, (size_t)header_bytes, e);
+  if (!header) return error_prefix(e, "%s: its header ", path);
+  const char *data = header_text + header_bytes;
+  bool ok = read_tensors(set, header, data, (int64_t)(file->size - 8 - header_bytes), e);
   cJSON_Delete(header);
   return ok;
 }
@@ -378,17 +369,17 @@ static bool read_index(SafeTensors *set, const char *folder, const char *index_p
   size_t bytes;
   char *text = file_read_text(index_path, MAX_INDEX, &bytes, e);
   if (!text) return false;
-  cJSON *index = json_parse(text, bytes);
+  cJSON *index = json_read_object(text, bytes, e);
   free(text);
+  if (!index) return error_prefix(e, "%s: ", index_path);
   const cJSON *map = cJSON_GetObjectItemCaseSensitive(index, "weight_map");
   bool ok = (cJSON_IsObject(map) && map->child) ||
-            error_usage(
-                e,
-                "%s: is not JSON with a \"weight_map\" from tensors to files. The index is damaged: download "
-                "it again",
-                index_path);
-  ok = ok && check_unique(index, index_path, e) && read_shards(set, folder, index_path, map, e) &&
-       sort_set(set, e) && check_index(set, index_path, map, e);
+            error_usage(e,
+                        "%s: has no \"weight_map\" from tensors to files. The index is damaged: download it "
+                        "again",
+                        index_path);
+  ok = ok && read_shards(set, folder, index_path, map, e) && sort_set(set, e) &&
+       check_index(set, index_path, map, e);
   cJSON_Delete(index);
   return ok;
 }

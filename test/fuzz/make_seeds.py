@@ -97,4 +97,72 @@ def safetensors():
     write("safetensors", "index-empty", folder(index({}), one, two))
 
 
+# ---- config.json ----
+
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 300,
+}
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 512,
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "mscale": 0.7,
+    "mscale_all_dim": 0.9,
+    "attention_factor": 1.5,
+    "truncate": False,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def hf_config():
+    def config(name, **keys):
+        write("hf_config", name, compact({"model_type": "llama"} | SIZES | keys))
+
+    fixtures = CORPUS.parent.parent / "fixtures"
+    for path in sorted(fixtures.glob("*/config.json")):
+        write("hf_config", path.parent.name, path.read_bytes())
+    config("rope-4", rope_theta=5e5, rope_scaling=LLAMA3)
+    config("rope-5", rope_parameters=LLAMA3 | {"rope_theta": 5e5})
+    config("yarn-4", rope_theta=1e6, rope_scaling=YARN)
+    config("yarn-5", rope_parameters=YARN | {"rope_theta": 1e6})
+    config("yarn-factor", rope_scaling={"rope_type": "yarn", "factor": None, "original_max_position_embeddings": 64})
+    config("linear", rope_scaling={"type": "linear", "factor": 2}, original_max_position_embeddings=7)
+    config("rope-nan", rope_theta=1e300, rope_scaling=LLAMA3 | {"low_freq_factor": 1e-300, "high_freq_factor": 1e-299})
+    config("rope-twice", rope_scaling=LLAMA3, rope_parameters=YARN)
+    config("windows", model_type="qwen3", use_sliding_window=True, sliding_window=17, max_window_layers=2)
+    config("layer-types", model_type="qwen2", use_sliding_window=True, max_window_layers=0,
+           layer_types=["full_attention", "sliding_attention"] * 2)
+    config("mistral", model_type="mistral", sliding_window=None, head_dim=32, hidden_act="gelu_pytorch_tanh")
+    config("flags", attention_bias=True, mlp_bias=True, tie_word_embeddings=True, eos_token_id=[8, 9], bos_token_id=None)
+    config("largest", hidden_size=1 << 20, intermediate_size=1 << 22, num_hidden_layers=1 << 10, head_dim=1 << 12,
+           num_attention_heads=1 << 14, num_key_value_heads=1 << 14, vocab_size=1 << 28)
+    config("layers", num_hidden_layers=1 << 40)
+    config("eps", rms_norm_eps=1e-300)
+    config("unsupported", model_type="gpt2")
+    config("quantized", quantization_config={"quant_method": "gptq"})
+    config("unknown", unknown=[{"a": 1}])
+    write("hf_config", "key-twice-deep", compact({"model_type": "llama"} | SIZES)[:-1] + b',"x":[{"a":1,"a":2}]}')
+    write("hf_config", "key-twice", b'{"model_type":"llama","vocab_size":3,"vocab_size":4}')
+    write("hf_config", "nul", compact({"model_type": "llama"} | SIZES) + b"\0{}")
+    write("hf_config", "deep", compact({"model_type": "llama"} | SIZES)[:-1] + b',"x":' + b"[" * 200 + b"]" * 200 + b"}")
+    write("hf_config", "spelling", compact({"model_type": "llama"} | SIZES)[:-1] + b',"x":[1.0,-0,1e5,12345678901234567890,"3\\"4"]}')
+    write("hf_config", "bom", b"\xef\xbb\xbf" + compact({"model_type": "llama"} | SIZES))
+    write("hf_config", "cut", compact({"model_type": "llama"} | SIZES)[:40])
+    write("hf_config", "empty", b"")
+
+
 safetensors()
+hf_config()
