@@ -164,5 +164,55 @@ def hf_config():
     write("hf_config", "empty", b"")
 
 
+# ---- token files ----
+
+TEXT, COMPACT, HASHED, COUNTED, MORE = 1, 2, 4, 8, 16
+V_128, V_256, V_1000, V_50257, V_MOST = 2, 4, 5, 6, 7
+
+
+def slots(magic, version, count=0, count64=0, vocabulary=0, flags=0, tokenizer=0, payload_hash=0):
+    return struct.pack("<iiIiqiiQQ", magic, version, count, 0, count64, vocabulary, flags, tokenizer, payload_hash)
+
+
+def shard():
+    def case(name, bits, vocabulary, file, T=4, rows=1):
+        write("shard", name, bytes([bits, vocabulary, T - 1, rows - 1]) + file)
+
+    ids = [(i * 37) % 300 for i in range(40)]
+    short, long = struct.pack("<40H", *ids), struct.pack("<40I", *ids)
+    marked = struct.pack("<40I", *(n | (i % 3 == 0) << 31 | (i % 5 == 0) << 30 for i, n in enumerate(ids)))
+    one, seven = slots(20240520, 1, 40), slots(20240801, 7, 40)
+    case("whole-1", 0, V_1000, one + bytes(1024 - len(one)) + short)
+    case("whole-7", 0, V_1000, seven + bytes(1024 - len(seven)) + long)
+    case("1", COMPACT, V_1000, one + short)
+    case("7", COMPACT, V_50257, seven + long, T=39)
+    case("8", COMPACT, V_1000, slots(20240801, 8, 40, 40, 1000, 3) + marked, rows=3)
+    case("8-counted", COMPACT | COUNTED | HASHED | MORE, V_MOST, slots(20240801, 8, flags=3, tokenizer=7) + marked)
+    case("8-hash", COMPACT, V_1000, slots(20240801, 8, 40, 40, 1000, 3, 0, 1) + marked)
+    case("8-unannounced", COMPACT, V_1000, slots(20240801, 8, 40, 40) + marked)
+    case("8-vocabulary", COMPACT, V_128, slots(20240801, 8, 40, 40, 1000) + long)
+    case("8-flags", COMPACT, V_1000, slots(20240801, 8, 40, 40, 0, 4) + long)
+    case("8-count", COMPACT, V_1000, slots(20240801, 8, 40, 41) + long)
+    case("8-count-negative", COMPACT, V_1000, slots(20240801, 8, 0, -1) + long)
+    case("8-count-large", COMPACT, V_1000, slots(20240801, 8, 0, 1 << 62) + long)
+    case("count-few", COMPACT, V_1000, slots(20240520, 1, 39) + short)
+    case("count-many", COMPACT, V_1000, slots(20240801, 7, 0xFFFFFFFF) + long)
+    case("odd", COMPACT, V_1000, one + short + b"x")
+    case("magic", COMPACT, V_1000, slots(7, 1, 40) + short)
+    case("version", COMPACT, V_1000, slots(20240520, 2, 40) + short)
+    case("token", COMPACT, V_256, one + short)
+    case("too-short", COMPACT, V_1000, one + short, T=40)
+    case("no-tokens", COMPACT, V_1000, slots(20240520, 1))
+    case("no-tokens-more", COMPACT | MORE, V_1000, slots(20240520, 1))
+    case("cut", 0, V_1000, one)
+    case("empty", 0, V_1000, b"")
+    case("text", TEXT, V_256, b"a text of bytes, and some more of it", rows=2)
+    case("text-small", TEXT | MORE, V_128, b"ascii", T=3)
+    case("text-byte", TEXT, V_128, b"not \xc3 ascii")
+    case("text-empty", TEXT, V_256, b"")
+    case("text-empty-more", TEXT | MORE, V_256, b"")
+
+
 safetensors()
 hf_config()
+shard()
