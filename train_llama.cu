@@ -8,18 +8,19 @@
 #include <string.h>
 #include <time.h>
 
-#include "base/process.h"    /* defines: process_resident_bytes, process_peak_bytes */
-#include "cli/flags.h"       /* defines: flags_parse, flags_help, flags_print, flags_json, Options */
-#include "cli/setup.h"       /* defines: setup_config, setup_shape, setup_data */
-#include "dataloader.h"      /* defines: DataLoader, StepBatch */
-#include "device/device.h"   /* defines: Device */
-#include "io/demo_text.h"    /* defines: demo_prompt */
-#include "io/json_out.h"     /* defines: json_string */
-#include "io/hf_config.h"    /* defines: hf_config_write */
-#include "io/log.h"          /* defines: Log, log_step, log_evaluation */
-#include "io/run_folder.h"   /* defines: run_folder_create, run_folder_begin, run_folder_finish */
-#include "llama/hf_model.h"  /* defines: hf_model_load, hf_model_save, hf_model_dump_gradients */
-#include "llama/model.h"     /* defines: Model, model_forward_backward, model_evaluate */
+#include "base/process.h"  /* defines: process_resident_bytes, process_peak_bytes */
+#include "cli/flags.h"     /* defines: flags_parse, flags_help, flags_print, flags_json, Options */
+#include "cli/setup.h"     /* defines: setup_config, setup_shape, setup_data */
+#include "dataloader.h"    /* defines: DataLoader, StepBatch */
+#include "device/device.h" /* defines: Device */
+#include "io/demo_text.h"  /* defines: demo_prompt */
+#include "io/file.h"       /* defines: file_check_folder */
+#include "io/json_out.h"   /* defines: json_string */
+#include "io/hf_config.h"  /* defines: hf_config_write */
+#include "io/log.h"        /* defines: Log, log_step, log_evaluation */
+#include "io/run_folder.h" /* defines: run_folder_create, run_folder_begin, run_folder_finish */
+#include "llama/hf_model.h" /* defines: hf_model_check, hf_model_load, hf_model_save, hf_model_dump_gradients */
+#include "llama/model.h"    /* defines: Model, model_forward_backward, model_evaluate */
 #include "llama/optimizer.h" /* defines: learning_rate, optimizer_update */
 #include "llama/sample.h"    /* defines: sample_bytes */
 #include "ops/matmul.h"      /* defines: matmul_measure_rate */
@@ -33,6 +34,7 @@ typedef struct Run {
   Device dev;
   Schedule *schedule;
   Model model;
+  SafeTensors *weights;    /* of --model's folder until they are loaded, else NULL */
   DataLoader *train, *val; /* NULL where there is none */
   Log log;
   double roof;             /* FLOP/s of the device's matrix product, measured at start */
@@ -52,10 +54,18 @@ static bool load_weights(Run *r, Error *e) {
     model_init(&r->model, (uint64_t)r->o.seed);
     return true;
   }
-  SafeTensors *set = safetensors_open(r->o.model, e);
-  bool ok = set && hf_model_load(&r->model, set, e);
-  safetensors_close(set);
-  return ok || error_prefix(e, "--model %s: ", r->o.model);
+  bool ok = hf_model_load(&r->model, r->weights, e) || error_prefix(e, "--model %s: ", r->o.model);
+  safetensors_close(r->weights);
+  r->weights = NULL;
+  return ok;
+}
+
+/* A config.json that is not that of the weights is found before its sizes are allocated. */
+static bool open_weights(Run *r, Error *e) {
+  if (!setup_is_folder(&r->o) || r->o.plan) return true;
+  r->weights = safetensors_open(r->o.model, e);
+  return (r->weights && hf_model_check(&r->config, r->weights, e)) ||
+         error_prefix(e, "--model %s: ", r->o.model);
 }
 
 static bool check_sampling(const Run *r, Error *e) {
@@ -78,7 +88,9 @@ static bool peek(Run *r, DataLoader *d, Error *e) {
 
 static bool run_open(Run *r, Error *e) {
   const Options *o = &r->o;
-  if (!setup_config(&r->config, o, e) || !device_open(&r->dev, o->device, (int)o->threads, e)) return false;
+  if (!setup_config(&r->config, o, e) || !open_weights(r, e) ||
+      !device_open(&r->dev, o->device, (int)o->threads, e))
+    return false;
   RunShape shape = setup_shape(o);
   r->schedule = schedule_new(&r->config, &shape, &r->dev);
   if (o->plan) return true;
@@ -91,6 +103,7 @@ static bool run_open(Run *r, Error *e) {
 
 static void run_close(Run *r) {
   model_close(&r->model);
+  safetensors_close(r->weights);
   schedule_free(r->schedule);
   dataloader_close(r->train);
   dataloader_close(r->val);
@@ -183,6 +196,7 @@ static bool evaluate(Run *r, float *loss, Error *e) {
 }
 
 static bool dump_gradients(Run *r, Error *e) {
+  if (!file_check_folder(r->o.dump_grads, e)) return error_prefix(e, "--dump-grads ");
   StepBatch step = model_step_batch(&r->model, r->o.grad_accum);
   if (!dataloader_next(r->train, &step, e)) return false;
   double loss = model_forward_backward(&r->model, &step);

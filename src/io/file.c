@@ -9,7 +9,8 @@
 #include <unistd.h>
 
 char *file_read_text(const char *path, size_t limit, size_t *bytes, Error *e) {
-  FILE *f = fopen(path, "rb");
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* else a named pipe would wait for its writer */
+  FILE *f = fd >= 0 ? fdopen(fd, "rb") : NULL;
   struct stat s;
   if (!f || fstat(fileno(f), &s) != 0) {
     error_usage(e, "%s: cannot be read: %s. Check the path and its permissions", path, strerror(errno));
@@ -39,6 +40,27 @@ char *file_read_text(const char *path, size_t limit, size_t *bytes, Error *e) {
   text[size] = '\0';
   if (bytes) *bytes = size;
   return text;
+}
+
+/* The folder that holds `path` (malloc'ed). */
+static char *folder_of(const char *path) {
+  const char *slash = strrchr(path, '/');
+  size_t n = !slash ? 1 : slash == path ? 1 : (size_t)(slash - path);
+  char *folder = malloc(n + 1);
+  CHECK(folder, "out of memory for %zu bytes", n + 1);
+  memcpy(folder, slash ? path : ".", n);
+  folder[n] = '\0';
+  return folder;
+}
+
+bool file_check_folder(const char *path, Error *e) {
+  char *folder = folder_of(path);
+  bool ok = access(folder, W_OK | X_OK) == 0;
+  if (!ok)
+    error_usage(e, "%s: cannot write into the folder %s: %s. Give one that exists and can be written to",
+                path, folder, strerror(errno));
+  free(folder);
+  return ok;
 }
 
 char *file_temporary_name(const char *path) {
@@ -73,12 +95,7 @@ bool file_write_all(int fd, const char *path, const void *data, size_t bytes, Er
 
 /* Makes a rename in the folder of `path` durable. */
 static bool sync_folder(const char *path) {
-  const char *slash = strrchr(path, '/');
-  size_t n = !slash ? 1 : slash == path ? 1 : (size_t)(slash - path);
-  char *folder = malloc(n + 1);
-  CHECK(folder, "out of memory for %zu bytes", n + 1);
-  memcpy(folder, slash ? path : ".", n);
-  folder[n] = '\0';
+  char *folder = folder_of(path);
   int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   free(folder);
   if (fd < 0) return false;

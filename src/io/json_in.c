@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/utf8.h"
+
 enum { DEEPEST = 64 };
 
 static int by_text(const void *a, const void *b) {
@@ -36,9 +38,24 @@ static bool check_value(const cJSON *json, int depth, Error *e) {
   return true;
 }
 
+/* cJSON passes malformed bytes on; written again they become U+FFFD, and different keys the same. A zero byte
+ * is white space for cJSON, or ends a string. */
+static bool is_text(const char *text, size_t bytes) {
+  for (size_t at = 0; at < bytes;) {
+    int n = text[at] ? utf8_length(text + at, bytes - at) : 0;
+    if (n == 0) return false;
+    at += (size_t)n;
+  }
+  return true;
+}
+
 cJSON *json_read_object(const char *text, size_t bytes, Error *e) {
   const char *end = text;
-  cJSON *json = memchr(text, 0, bytes) ? NULL : cJSON_ParseWithLengthOpts(text, bytes, &end, false);
+  if (!is_text(text, bytes)) {
+    error_usage(e, "is not UTF-8 text, expected a JSON object. Copy or download the file again");
+    return NULL;
+  }
+  cJSON *json = cJSON_ParseWithLengthOpts(text, bytes, &end, false);
   while (json && end < text + bytes && strchr(" \t\r\n", *end)) end++;
   bool ok = (json && end == text + bytes) ||
             error_usage(e, "is not JSON, expected one JSON object. Copy or download the file again");

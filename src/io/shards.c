@@ -31,7 +31,7 @@ static bool is_text(const char *path) {
 
 /* The whole file as s->base; an empty file has none, since it cannot be mapped. */
 static bool map_file(Shard *s, Error *e) {
-  int fd = open(s->name, O_RDONLY | O_CLOEXEC);
+  int fd = open(s->name, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* else a named pipe would wait for its writer */
   if (fd < 0) return error_usage(e, "%s: cannot open the file: %s", s->name, strerror(errno));
   struct stat st;
   bool ok = true;

@@ -68,21 +68,25 @@ static bool same_shape(const SafeTensor *found, const HfTensor *t) {
   return true;
 }
 
-static bool load_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
-  const SafeTensors *set = (const SafeTensors *)context;
-  const SafeTensor *found = safetensors_find(set, t->name);
+static bool check_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
+  (void)m;
+  const SafeTensor *found = safetensors_find((const SafeTensors *)context, t->name);
   char a[128], b[128];
   if (!found)
     return error_usage(e,
                        "the weights have no tensor %s; expected it with shape %s.\nGive a folder whose "
                        "config.json and safetensors belong together.",
                        t->name, shape_text(a, t->dims, t->shape));
-  if (!same_shape(found, t))
-    return error_usage(
-        e,
-        "tensor %s has shape %s; config.json asks for %s.\nGive a folder whose config.json and "
-        "safetensors belong together.",
-        t->name, shape_text(a, found->dims, found->shape), shape_text(b, t->dims, t->shape));
+  return same_shape(found, t) ||
+         error_usage(e,
+                     "tensor %s has shape %s; config.json asks for %s.\nGive a folder whose config.json and "
+                     "safetensors belong together.",
+                     t->name, shape_text(a, found->dims, found->shape), shape_text(b, t->dims, t->shape));
+}
+
+static bool load_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
+  (void)e;
+  const SafeTensor *found = safetensors_find((const SafeTensors *)context, t->name);
   const Schedule *s = m->schedule;
   float *host = (float *)arena_get(&m->arena, s->host_staging);
   float *staged = (float *)arena_get(&m->arena, s->staging);
@@ -117,19 +121,27 @@ static bool is_needless(const Model *m, const char *name) {
   return strstr(name, "rotary_emb.inv_freq") || (m->config->tied && strcmp(name, "lm_head.weight") == 0);
 }
 
-bool hf_model_load(Model *m, const SafeTensors *set, Error *e) {
-  arena_enter(&m->arena, m->schedule->load);
+bool hf_model_check(const Config *c, const SafeTensors *set, Error *e) {
+  Model m = {}; /* of a model, what there is before it has memory */
+  m.config = c;
+  params_table(&m.params, c);
   for (int64_t i = 0; i < safetensors_count(set); i++) {
     const char *name = safetensors_at(set, i)->name;
-    NameSearch search = {name, is_needless(m, name)};
-    if (!search.found) visit_tensors(m, compare_name, &search, e);
+    NameSearch search = {name, is_needless(&m, name)};
+    if (!search.found) visit_tensors(&m, compare_name, &search, e);
     if (!search.found)
       return error_usage(
           e,
           "the weights hold a tensor %s, which a %s model with this config.json does not have.\n"
           "Give a folder whose config.json and safetensors belong together.",
-          name, m->config->family);
+          name, c->family);
   }
+  return visit_tensors(&m, check_tensor, (void *)set, e);
+}
+
+bool hf_model_load(Model *m, const SafeTensors *set, Error *e) {
+  if (!hf_model_check(m->config, set, e)) return false;
+  arena_enter(&m->arena, m->schedule->load);
   return visit_tensors(m, load_tensor, (void *)set, e);
 }
 

@@ -1,0 +1,18 @@
+/* UTF-8, as Unicode 15's table 3-7 defines it. */
+#ifndef UTF8_H
+#define UTF8_H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Bytes of the character that `bytes` bytes of text (at least 1) begin with; 0 when it is malformed or cut.
+ */
+int utf8_length(const char *text, size_t bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
