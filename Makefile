@@ -126,14 +126,15 @@ $(FUZZ)/fuzz_%: $(FUZZ)/test/fuzz/fuzz_%.c.o $(FUZZ)/host.a
 fuzz: $(FUZZ_TARGETS:%=fuzz-run-%)
 fuzz-merge: $(FUZZ_TARGETS:%=fuzz-merge-%)
 ifeq ($(shell command -v $(CLANG) 2>/dev/null),)
-fuzz-run-% fuzz-merge-%:
-	@echo "make fuzz: found no $(CLANG), expected clang with libFuzzer: install the package clang, or give CLANG=clang-N." >&2; exit 2
+$(FUZZ_TARGETS:%=fuzz-run-%) $(FUZZ_TARGETS:%=fuzz-merge-%):
+	@echo "make fuzz: found no $(CLANG), expected clang with libFuzzer: install clang and its libclang-rt, or" \
+	  "give CLANG=clang-N." >&2; exit 2
 else
-fuzz-run-%: $(FUZZ)/fuzz_%
+$(FUZZ_TARGETS:%=fuzz-run-%): fuzz-run-%: $(FUZZ)/fuzz_%
 	@mkdir -p $(FUZZ)/found/$* test/fuzz/corpus/$*
 	$< $(FUZZ_OPTIONS) -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=test/fuzz/corpus/$*/ \
 	  $(addprefix -dict=,$(wildcard test/fuzz/$*.dict)) $(FUZZ)/found/$* test/fuzz/corpus/$*
-fuzz-merge-%: $(FUZZ)/fuzz_%
+$(FUZZ_TARGETS:%=fuzz-merge-%): fuzz-merge-%: $(FUZZ)/fuzz_%
 	@mkdir -p $(FUZZ)/found/$*
 	$< $(FUZZ_OPTIONS) -merge=1 test/fuzz/corpus/$* $(FUZZ)/found/$*
 endif

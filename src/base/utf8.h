@@ -8,8 +8,7 @@
 extern "C" {
 #endif
 
-/* Bytes of the character that `bytes` bytes of text (at least 1) begin with; 0 when it is malformed or cut.
- */
+/* Bytes of the character that text of `bytes` bytes (1 or more) begins with; 0: it is malformed or cut. */
 int utf8_length(const char *text, size_t bytes);
 
 #ifdef __cplusplus

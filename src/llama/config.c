@@ -56,7 +56,8 @@ static bool check_rope(const Rope *r, Error *e) {
     if (!real_in_range("low_freq_factor", r->low_freq_factor, small, large, e) ||
         !real_in_range("high_freq_factor", r->high_freq_factor, small, large, e))
       return false;
-    if (r->high_freq_factor > r->low_freq_factor) return true;
+    /* what lies between nearly equal ones is a rounding error divided by their difference */
+    if (r->high_freq_factor >= 1.001 * r->low_freq_factor) return true;
     return error_usage(
         e, "low_freq_factor is %g and high_freq_factor %g, expected 0 < low < high; Llama 3.1 uses 1 and 4",
         r->low_freq_factor, r->high_freq_factor);
