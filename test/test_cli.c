@@ -125,6 +125,7 @@ static void test_refusals(void **state) {
       {"--rope-scaling none --rope-factor 4", "--rope-factor"},
       {"--train @/large.bin --seq-len 8 --sample-every 1", "--sample-every"},
       {"--batch 1000000 --seq-len 1000000000", "1099511627776"},
+      {"--model llama3.1-405b --batch 512 --seq-len 2147483647 --recompute none --plan", "1.15e+18"},
       {"surplus", "surplus"},
       {"--json", "--plan"},
       {"--out @/short.txt/run", "short.txt"},
