@@ -10,13 +10,14 @@
 
 char *file_read_text(const char *path, size_t limit, size_t *bytes, Error *e) {
   int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* else a named pipe would wait for its writer */
-  FILE *f = fd >= 0 ? fdopen(fd, "rb") : NULL;
   struct stat s;
-  if (!f || fstat(fileno(f), &s) != 0) {
+  if (fd < 0 || fstat(fd, &s) != 0) {
     error_usage(e, "%s: cannot be read: %s. Check the path and its permissions", path, strerror(errno));
-    if (f) fclose(f);
+    if (fd >= 0) close(fd);
     return NULL;
   }
+  FILE *f = fdopen(fd, "rb");
+  CHECK(f, "out of memory for a stream");
   if (!S_ISREG(s.st_mode) || (size_t)s.st_size > limit) {
     fclose(f);
     if (!S_ISREG(s.st_mode))
