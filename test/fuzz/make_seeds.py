@@ -140,7 +140,9 @@ def hf_config():
     config("yarn-5", rope_parameters=YARN | {"rope_theta": 1e6})
     config("yarn-factor", rope_scaling={"rope_type": "yarn", "factor": None, "original_max_position_embeddings": 64})
     config("linear", rope_scaling={"type": "linear", "factor": 2}, original_max_position_embeddings=7)
-    config("rope-nan", rope_theta=1e300, rope_scaling=LLAMA3 | {"low_freq_factor": 1e-300, "high_freq_factor": 1e-299})
+    config("rope-theta", rope_theta=1e300)
+    config("rope-low", rope_scaling=LLAMA3 | {"low_freq_factor": 1e-300, "high_freq_factor": 1e-299})
+    config("rope-close", rope_scaling=LLAMA3 | {"low_freq_factor": 1, "high_freq_factor": 1.0000000000000002})
     config("rope-twice", rope_scaling=LLAMA3, rope_parameters=YARN)
     config("windows", model_type="qwen3", use_sliding_window=True, sliding_window=17, max_window_layers=2)
     config("layer-types", model_type="qwen2", use_sliding_window=True, max_window_layers=0,
@@ -201,6 +203,7 @@ def shard():
     case("magic", COMPACT, V_1000, slots(7, 1, 40) + short)
     case("version", COMPACT, V_1000, slots(20240520, 2, 40) + short)
     case("token", COMPACT, V_256, one + short)
+    case("token-V", COMPACT | COUNTED, V_128, one + struct.pack("<9H", 1, 2, 3, 4, 5, 6, 128, 7, 8))
     case("too-short", COMPACT, V_1000, one + short, T=40)
     case("no-tokens", COMPACT, V_1000, slots(20240520, 1))
     case("no-tokens-more", COMPACT | MORE, V_1000, slots(20240520, 1))
