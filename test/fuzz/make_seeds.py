@@ -148,7 +148,8 @@ def hf_config():
     config("layer-types", model_type="qwen2", use_sliding_window=True, max_window_layers=0,
            layer_types=["full_attention", "sliding_attention"] * 2)
     config("mistral", model_type="mistral", sliding_window=None, head_dim=32, hidden_act="gelu_pytorch_tanh")
-    config("flags", attention_bias=True, mlp_bias=True, tie_word_embeddings=True, eos_token_id=[8, 9], bos_token_id=None)
+    config("flags", attention_bias=True, mlp_bias=True, tie_word_embeddings=True, eos_token_id=[8, 9],
+           bos_token_id=None)
     config("largest", hidden_size=1 << 20, intermediate_size=1 << 22, num_hidden_layers=1 << 10, head_dim=1 << 12,
            num_attention_heads=1 << 14, num_key_value_heads=1 << 14, vocab_size=1 << 28)
     config("layers", num_hidden_layers=1 << 40)
@@ -156,13 +157,16 @@ def hf_config():
     config("unsupported", model_type="gpt2")
     config("quantized", quantization_config={"quant_method": "gptq"})
     config("unknown", unknown=[{"a": 1}])
-    write("hf_config", "key-twice-deep", compact({"model_type": "llama"} | SIZES)[:-1] + b',"x":[{"a":1,"a":2}]}')
+
+    good = compact({"model_type": "llama"} | SIZES)
+    opened = good[:-1] + b',"x":'
     write("hf_config", "key-twice", b'{"model_type":"llama","vocab_size":3,"vocab_size":4}')
-    write("hf_config", "nul", compact({"model_type": "llama"} | SIZES) + b"\0{}")
-    write("hf_config", "deep", compact({"model_type": "llama"} | SIZES)[:-1] + b',"x":' + b"[" * 200 + b"]" * 200 + b"}")
-    write("hf_config", "spelling", compact({"model_type": "llama"} | SIZES)[:-1] + b',"x":[1.0,-0,1e5,12345678901234567890,"3\\"4"]}')
-    write("hf_config", "bom", b"\xef\xbb\xbf" + compact({"model_type": "llama"} | SIZES))
-    write("hf_config", "cut", compact({"model_type": "llama"} | SIZES)[:40])
+    write("hf_config", "key-twice-deep", opened + b'[{"a":1,"a":2}]}')
+    write("hf_config", "nul", good + b"\0{}")
+    write("hf_config", "deep", opened + b"[" * 200 + b"]" * 200 + b"}")
+    write("hf_config", "spelling", opened + b'[1.0,-0,1e5,12345678901234567890,"3\\"4"]}')
+    write("hf_config", "bom", b"\xef\xbb\xbf" + good)
+    write("hf_config", "cut", good[:40])
     write("hf_config", "empty", b"")
 
 
