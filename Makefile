@@ -101,7 +101,7 @@ test:
 
 # Fuzzing: each target runs for FUZZ_SECONDS from its corpus. A crash is put into the corpus, so that it fails
 # `make test` until it is mended; inputs that reach new code go to $(FUZZ)/found, and `make fuzz-merge` takes
-# those of them that the corpus does not cover yet.
+# as few of them as cover what the corpus does not.
 FUZZ         := build/fuzz
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := $(patsubst test/fuzz/fuzz_%.c,%,$(wildcard test/fuzz/fuzz_*.c))
@@ -136,7 +136,7 @@ $(FUZZ_TARGETS:%=fuzz-run-%): fuzz-run-%: $(FUZZ)/fuzz_%
 	  $(addprefix -dict=,$(wildcard test/fuzz/$*.dict)) $(FUZZ)/found/$* test/fuzz/corpus/$*
 $(FUZZ_TARGETS:%=fuzz-merge-%): fuzz-merge-%: $(FUZZ)/fuzz_%
 	@mkdir -p $(FUZZ)/found/$*
-	$< $(FUZZ_OPTIONS) -merge=1 test/fuzz/corpus/$* $(FUZZ)/found/$*
+	$< $(FUZZ_OPTIONS) -set_cover_merge=1 -use_counters=0 test/fuzz/corpus/$* $(FUZZ)/found/$*
 endif
 
 demo:
