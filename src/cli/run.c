@@ -9,24 +9,41 @@
 #include "cli/flags.h"      /* defines: flags_print, flags_json */
 #include "cli/setup.h"      /* defines: setup_config, setup_shape, setup_data */
 #include "io/demo_text.h"   /* defines: demo_prompt */
-#include "io/file.h"        /* defines: file_write_text */
+#include "io/file.h"        /* defines: file_check_target, file_write_text */
 #include "io/json_out.h"    /* defines: json_string */
-#include "llama/hf_model.h" /* defines: hf_model_load */
+#include "llama/hf_model.h" /* defines: hf_model_check, hf_model_load */
 #include "llama/sample.h"   /* defines: sample_bytes */
 #include "ops/matmul.h"     /* defines: matmul_measure_rate */
 
 /* ---- opening ---- */
 
+/* The folder of the weights that the run begins with; NULL when they are drawn at random. */
+static const char *weights_folder(const Run *r) {
+  if (r->resumed.path[0]) return r->resumed.path;
+  return setup_is_folder(&r->o) ? r->o.model : NULL;
+}
+
+static bool weights_error(const Run *r, Error *e) {
+  return error_prefix(e, "%s %s: ", r->resumed.path[0] ? "--resume" : "--model", weights_folder(r));
+}
+
+/* A config.json that is not that of the weights is found before its sizes are allocated. */
+static bool open_weights(Run *r, Error *e) {
+  const char *folder = weights_folder(r);
+  if (!folder) return true;
+  r->weights = safetensors_open(folder, e);
+  return (r->weights && hf_model_check(&r->config, r->weights, e)) || weights_error(r, e);
+}
+
 static bool load_weights(Run *r, Error *e) {
-  if (r->resumed.path[0]) return saved_state_load(&r->resumed, &r->model, e);
-  if (!setup_is_folder(&r->o)) {
+  if (!r->weights) {
     model_init(&r->model, (uint64_t)r->o.seed);
     return true;
   }
-  SafeTensors *set = safetensors_open(r->o.model, e);
-  bool ok = set && hf_model_load(&r->model, set, e);
-  safetensors_close(set);
-  return ok || error_prefix(e, "--model %s: ", r->o.model);
+  bool ok = hf_model_load(&r->model, r->weights, e) || weights_error(r, e);
+  safetensors_close(r->weights);
+  r->weights = NULL;
+  return ok && (!r->resumed.path[0] || saved_state_load_optimizer(&r->resumed, &r->model, e));
 }
 
 static bool check_sampling(const Run *r, Error *e) {
@@ -71,11 +88,12 @@ bool run_open(Run *r, Error *e) {
   r->lock = r->log.json = -1;
   /* before any other thread: they inherit which signals are blocked */
   r->signals = signals_open();
+  if (o->dump_grads && !file_check_target(o->dump_grads, e)) return error_prefix(e, "--dump-grads ");
   if (!setup_config(&r->config, o, e) || !device_open(&r->dev, o->device, (int)o->threads, e)) return false;
   RunShape shape = setup_shape(o);
   r->schedule = schedule_new(&r->config, &shape, &r->dev);
   if (o->plan) return true;
-  if (!open_saved_state(r, e) || !open_data(r, e)) return false;
+  if (!open_saved_state(r, e) || !open_weights(r, e) || !open_data(r, e)) return false;
   r->roof = matmul_measure_rate(&r->dev, 0.03);
   r->libraries_bytes = process_resident_bytes();
   return model_open(&r->model, &r->config, r->schedule, &r->dev, false, e) && load_weights(r, e) &&
@@ -88,6 +106,7 @@ void run_close(Run *r) {
   dataloader_close(r->train); /* before the model, whose arena it may be reading into */
   dataloader_close(r->val);
   model_close(&r->model);
+  safetensors_close(r->weights);
   schedule_free(r->schedule);
   saved_state_close(&r->resumed);
   device_close(&r->dev);

@@ -64,6 +64,21 @@ static void apply_rope_flags(Config *c, const Options *o) {
   if (reach > (double)c->max_T) c->max_T = (int64_t)llround(reach);
 }
 
+/* The plan counts bytes in 64 bits: more than it can add up, with everything kept that can be, is refused. */
+static bool check_total(const Config *c, const Options *o, Error *e) {
+  const double most = 0x1p60;
+  double q = (double)(c->NH * c->HS), kv = (double)(c->NKV * c->HS);
+  double rows = (double)o->batch * (double)o->seq_len;
+  double layer = 8 * (double)c->C + 6 * (q + kv) + 4 * (double)c->FF + 4 * (double)c->NH; /* numbers a row */
+  double bytes = 4 * rows * ((double)c->L * layer + (double)c->V) + 20 * (double)config_parameters(c);
+  if (bytes <= most) return true;
+  return error_usage(
+      e,
+      "the model's sizes with --batch %lld and --seq-len %lld come to up to %.3g bytes, expected at "
+      "most %.3g.\nLower --seq-len or --batch, or choose a smaller model.",
+      (long long)o->batch, (long long)o->seq_len, bytes, most);
+}
+
 bool setup_config(Config *c, const Options *o, Error *e) {
   *c = (Config){0};
   if (setup_is_folder(o)) {
@@ -72,7 +87,7 @@ bool setup_config(Config *c, const Options *o, Error *e) {
     return unknown_model(o, e);
   }
   apply_rope_flags(c, o);
-  if (!config_check(c, e)) return false;
+  if (!config_check(c, e) || !check_total(c, o, e)) return false;
   if (o->seq_len > c->max_T)
     fprintf(
         stderr,
