@@ -55,7 +55,7 @@ static double train(TinyModel *t, int64_t steps, double clip) {
   AdamW a = adamw;
   double loss = 0;
   for (a.step = 1; a.step <= steps; a.step++) {
-    loss = model_forward_backward(&t->model, &t->step);
+    loss = model_forward_backward(&t->model, &t->step, NULL);
     optimizer_update(&t->model, a, clip);
   }
   return loss;
@@ -114,7 +114,7 @@ static void test_clipping(void **state) {
   /* Adam's first step does not depend on the gradient's length, but its first moment does */
   AdamW second = adamw;
   second.step = 2;
-  model_forward_backward(&clipped.model, &clipped.step);
+  model_forward_backward(&clipped.model, &clipped.step, NULL);
   double norm = gradient_norm(&clipped.model);
   float *before = unit_values(&clipped, clipped.schedule->moment1, DT_FP32, &n);
   float *gradient = tiny_tensors(&clipped, TINY_GRADIENTS, &n);
@@ -137,8 +137,8 @@ static void test_bf16_gradient(void **state) {
   int64_t n;
   tiny_open(&exact, tiny_config(false, true), small_shape(DT_FP32, false, DT_FP32));
   tiny_open(&rounded, tiny_config(false, true), small_shape(DT_BF16, false, DT_BF16));
-  double loss = model_forward_backward(&exact.model, &exact.step);
-  double other = model_forward_backward(&rounded.model, &rounded.step);
+  double loss = model_forward_backward(&exact.model, &exact.step, NULL);
+  double other = model_forward_backward(&rounded.model, &rounded.step, NULL);
   assert_true(fabs(other - loss) < 1e-2 * loss);
   float *x = tiny_tensors(&rounded, TINY_GRADIENTS, &n), *y = tiny_tensors(&exact, TINY_GRADIENTS, &n);
   double d = distance(x, y, n);
@@ -167,7 +167,7 @@ static void test_bf16_modes_are_equal(void **state) {
     TinyModel t;
     int64_t n;
     tiny_open(&t, tiny_config(true, true), s);
-    model_forward_backward(&t.model, &t.step);
+    model_forward_backward(&t.model, &t.step, NULL);
     float *gradient = tiny_tensors(&t, TINY_GRADIENTS, &n);
     if (first) assert_memory_equal(gradient, first, (size_t)n * sizeof *first);
     tiny_close(&t);

@@ -90,6 +90,8 @@ static const Flag flags[] = {
      OR_WORD("all", KEEP_ALL)},
     {GROUP_MEMORY, "checkpoint-every", INT(checkpoint_every), "1", "N",
      "keep the input of every Nth layer only", RANGE(1, MAX_COUNT)},
+    {GROUP_MEMORY, "update", CHOICE(update), "step", NULL,
+     "update after the whole backward, or each layer at once (no clipping)", .choices = "step|layer"},
     {GROUP_MEMORY, "plan", BOOL(plan), "", NULL, "print the memory plan of these flags, do not run"},
     {GROUP_MEMORY, "json", BOOL(json), "", NULL, "print the plan as JSON"},
 

@@ -22,28 +22,32 @@ double gradient_norm(const Model *m) {
   return sqrt(m->gradient_squares);
 }
 
+void optimizer_update_unit(Model *m, int64_t u, const AdamW *a) {
+  const RunShape *shape = &m->schedule->shape;
+  int count;
+  const ParamSpec *specs = params_of_unit(&m->params, u, &count);
+  for (int i = 0; i < count; i++) {
+    if (!specs[i].rows) continue;
+    AdamWTensor t = {};
+    t.param = model_weight(m, u, &specs[i]);
+    t.dtype = shape->dtype;
+    t.master = model_master(m, u, &specs[i]);
+    t.grad = model_gradient(m, u, &specs[i]);
+    t.m = model_moment1(m, u, &specs[i]);
+    t.v = model_moment2(m, u, &specs[i]);
+    t.moments = shape->moments;
+    t.n = specs[i].rows * specs[i].cols;
+    t.decay = specs[i].decay;
+    t.id = params_id(u, i);
+    adamw_update(m->dev, &t, a);
+  }
+}
+
 void optimizer_update(Model *m, AdamW a, double clip) {
   const Schedule *s = m->schedule;
+  CHECK(s->shape.update == UPDATE_STEP, "an update of everything where each layer has its own");
   arena_enter(&m->arena, s->update);
   double coefficient = clip > 0 ? clip / (gradient_norm(m) + 1e-6) : 1;
   a.grad_scale = (float)(coefficient < 1 ? coefficient : 1);
-  for (int64_t u = 0; u < params_units(&m->params); u++) {
-    int count;
-    const ParamSpec *specs = params_of_unit(&m->params, u, &count);
-    for (int i = 0; i < count; i++) {
-      if (!specs[i].rows) continue;
-      AdamWTensor t = {};
-      t.param = model_weight(m, u, &specs[i]);
-      t.dtype = s->shape.dtype;
-      t.master = model_master(m, u, &specs[i]);
-      t.grad = model_gradient(m, u, &specs[i]);
-      t.m = model_moment1(m, u, &specs[i]);
-      t.v = model_moment2(m, u, &specs[i]);
-      t.moments = s->shape.moments;
-      t.n = specs[i].rows * specs[i].cols;
-      t.decay = specs[i].decay;
-      t.id = params_id(u, i);
-      adamw_update(m->dev, &t, &a);
-    }
-  }
+  for (int64_t u = 0; u < params_units(&m->params); u++) optimizer_update_unit(m, u, &a);
 }
