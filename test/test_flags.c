@@ -130,6 +130,7 @@ static void choices(void **state) {
       {"--dtype fp32", offsetof(Options, dtype), DT_FP32},
       {"--dtype bf16", offsetof(Options, dtype), DT_BF16},
       {"--dtype bf16 --moments bf16", offsetof(Options, moments), DT_BF16},
+      {"--moments 8bit", offsetof(Options, moments), DT_U8},
       {"--dtype bf16 --master fp32", offsetof(Options, master), 1},
       {"--rope-scaling none", offsetof(Options, rope_scaling), ROPE_NONE},
       {"--rope-scaling linear", offsetof(Options, rope_scaling), ROPE_LINEAR},

@@ -177,7 +177,10 @@ static void test_runs_keep_to_the_plan(void **state) {
     DType dtype;
     bool master;
     DType moments;
-  } formats[] = {{DT_FP32, false, DT_FP32}, {DT_BF16, false, DT_BF16}, {DT_BF16, true, DT_FP32}};
+  } formats[] = {{DT_FP32, false, DT_FP32},
+                 {DT_BF16, false, DT_BF16},
+                 {DT_BF16, true, DT_FP32},
+                 {DT_BF16, false, DT_U8}};
   for (size_t m = 0; m < sizeof modes / sizeof *modes; m++)
     for (size_t c = 0; c < sizeof chunks / sizeof *chunks; c++)
       for (size_t d = 0; d < sizeof formats / sizeof *formats; d++) {

@@ -41,7 +41,8 @@ static Trained train(Config c, RunShape shape) {
     if (shape.update == UPDATE_STEP) optimizer_update(&t.model, a, 0);
   }
   for (int64_t u = 0; u < t.config.L + 2; u++) {
-    const BufferId ids[] = {s->weights[u], s->master[u], s->moment1[u], s->moment2[u]};
+    const BufferId ids[] = {s->weights[u], s->master[u],  s->moment1[u],
+                            s->moment2[u], s->absmax1[u], s->absmax2[u]};
     for (size_t i = 0; i < COUNT(ids); i++) append(&r, &t, ids[i]);
   }
   tiny_close(&t);
@@ -74,7 +75,8 @@ static const struct {
   DType dtype;
   bool master;
   DType moments;
-} formats[] = {{DT_FP32, false, DT_FP32}, {DT_BF16, true, DT_FP32}, {DT_BF16, false, DT_BF16}};
+} formats[] = {
+    {DT_FP32, false, DT_FP32}, {DT_BF16, true, DT_FP32}, {DT_BF16, false, DT_BF16}, {DT_FP32, false, DT_U8}};
 
 static RunShape shape_of(int64_t B, int64_t T, size_t format, int64_t chunk) {
   RunShape s = tiny_shape(1, B, T);

@@ -75,7 +75,7 @@ static const Flag flags[] = {
     {GROUP_TRAINING, "master", CHOICE(master), "none", NULL, "a second copy of bf16 parameters, in fp32",
      .choices = "none|fp32"},
     {GROUP_TRAINING, "moments", CHOICE(moments), "fp32", NULL, "storage of AdamW's moments",
-     .choices = "fp32|bf16"},
+     .choices = "fp32|bf16|8bit"},
 
     {GROUP_MEMORY, "mlp-chunk", INT(mlp_chunk), "auto", "N|auto",
      "rows of a mini-sequence in the MLP; 0 = no mini-sequences", RANGE(0, MAX_LENGTH),

@@ -24,9 +24,10 @@ bool model_open(Model *m, const Config *c, const Schedule *s, Device *dev, bool 
   device_copy(dev, arena_get(&m->arena, s->inv_freq), inv_freq, (size_t)(c->HS / 2) * sizeof(float),
               COPY_TO_DEVICE);
   for (int64_t u = 0; u < params_units(&m->params) && s->shape.training; u++) {
-    BufferId moments[] = {s->moment1[u], s->moment2[u]};
-    for (int i = 0; i < 2; i++)
-      device_fill(dev, arena_get(&m->arena, moments[i]), 0, (size_t)plan_buffer_bytes(s->plan, moments[i]));
+    BufferId moments[] = {s->moment1[u], s->moment2[u], s->absmax1[u], s->absmax2[u]};
+    for (BufferId id : moments)
+      if (id != NO_BUFFER)
+        device_fill(dev, arena_get(&m->arena, id), 0, (size_t)plan_buffer_bytes(s->plan, id));
   }
   return true;
 }
@@ -57,6 +58,16 @@ void *model_moment1(const Model *m, int64_t unit, const ParamSpec *spec) {
 }
 void *model_moment2(const Model *m, int64_t unit, const ParamSpec *spec) {
   return unit_element(m, m->schedule->moment2[unit], spec, m->schedule->shape.moments);
+}
+
+static float *slice_scales(const Model *m, BufferId id, const HfSlice *slice) {
+  return id == NO_BUFFER ? NULL : (float *)arena_get(&m->arena, id) + slice->block;
+}
+float *model_absmax1(const Model *m, int64_t unit, const HfSlice *slice) {
+  return slice_scales(m, m->schedule->absmax1[unit], slice);
+}
+float *model_absmax2(const Model *m, int64_t unit, const HfSlice *slice) {
+  return slice_scales(m, m->schedule->absmax2[unit], slice);
 }
 
 static void init_tensor(Model *m, void *p, DType dt, const ParamSpec *spec, uint64_t seed, int64_t id) {

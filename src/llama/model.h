@@ -71,6 +71,9 @@ float *model_gradient(const Model *m, int64_t unit, const ParamSpec *spec);
 float *model_master(const Model *m, int64_t unit, const ParamSpec *spec); /* NULL without a master copy */
 void *model_moment1(const Model *m, int64_t unit, const ParamSpec *spec); /* NULL when not training */
 void *model_moment2(const Model *m, int64_t unit, const ParamSpec *spec);
+/* The scales of a slice's 8-bit moments, [slice->blocks]; NULL with other moments. */
+float *model_absmax1(const Model *m, int64_t unit, const HfSlice *slice);
+float *model_absmax2(const Model *m, int64_t unit, const HfSlice *slice);
 
 #ifdef __cplusplus
 }

@@ -242,23 +242,26 @@ static void declare_units(Schedule *s, const Config *c) {
   ParamTable t;
   params_table(&t, c);
   for (int64_t u = 0; u < params_units(&t); u++) {
-    int64_t n = params_unit_elements(&t, u);
+    int64_t n = params_unit_elements(&t, u), blocks = params_unit_blocks(&t, u);
     struct {
       BufferId *id;
       bool wanted;
       PlanCategory category;
+      int64_t elements;
       DType dtype;
     } kinds[] = {
-        {&s->weights[u], true, CAT_WEIGHTS, r->dtype},
-        {&s->master[u], r->training && r->master, CAT_MASTER, DT_FP32},
-        {&s->gradients[u], r->training, CAT_GRADIENTS, DT_FP32},
-        {&s->moment1[u], r->training, CAT_MOMENTS, r->moments},
-        {&s->moment2[u], r->training, CAT_MOMENTS, r->moments},
+        {&s->weights[u], true, CAT_WEIGHTS, n, r->dtype},
+        {&s->master[u], r->training && r->master, CAT_MASTER, n, DT_FP32},
+        {&s->gradients[u], r->training, CAT_GRADIENTS, n, DT_FP32},
+        {&s->moment1[u], r->training, CAT_MOMENTS, n, r->moments},
+        {&s->moment2[u], r->training, CAT_MOMENTS, n, r->moments},
+        {&s->absmax1[u], r->training && r->moments == DT_U8, CAT_MOMENTS, blocks, DT_FP32},
+        {&s->absmax2[u], r->training && r->moments == DT_U8, CAT_MOMENTS, blocks, DT_FP32},
     };
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
       *kinds[i].id = NO_BUFFER;
       if (!kinds[i].wanted) continue;
-      *kinds[i].id = activation(s, kinds[i].category, n * (int64_t)dtype_size(kinds[i].dtype),
+      *kinds[i].id = activation(s, kinds[i].category, kinds[i].elements * (int64_t)dtype_size(kinds[i].dtype),
                                 plan_category_name(kinds[i].category), u);
       if (kinds[i].category != CAT_GRADIENTS) plan_live_always(s->plan, *kinds[i].id);
     }
@@ -373,6 +376,8 @@ static Schedule *schedule_for(const Config *c, const RunShape *shape, const Devi
   s->gradients = array(c->L + 2, sizeof(BufferId));
   s->moment1 = array(c->L + 2, sizeof(BufferId));
   s->moment2 = array(c->L + 2, sizeof(BufferId));
+  s->absmax1 = array(c->L + 2, sizeof(BufferId));
+  s->absmax2 = array(c->L + 2, sizeof(BufferId));
   for (int64_t l = 0; l < c->L; l++) s->keep[l] = keep_of_layer(shape, c->L, l);
   declare_moments(s, c->L);
   declare_units(s, c);
@@ -396,6 +401,8 @@ void schedule_free(Schedule *s) {
   free(s->gradients);
   free(s->moment1);
   free(s->moment2);
+  free(s->absmax1);
+  free(s->absmax2);
   free(s);
 }
 

@@ -44,7 +44,7 @@ typedef struct RunShape {
   int64_t A, B, T; /* micro-batches a step, sequences a micro-batch, tokens a sequence */
   DType dtype;     /* of weights and activations */
   bool master;     /* an fp32 copy of bf16 weights is what the optimizer updates */
-  DType moments;   /* of Adam's moments */
+  DType moments;   /* of Adam's moments; DT_U8: in 8 bits */
   Recompute recompute;
   int64_t keep_attention;        /* the last so many layers keep their attention's output; KEEP_ALL */
   int64_t checkpoint_every;      /* one layer input is kept for so many layers */
@@ -103,6 +103,7 @@ typedef struct Schedule {
 
   /* [L + 2]: a buffer a unit of the parameter table; NO_BUFFER where the run has none */
   BufferId *weights, *master, *gradients, *moment1, *moment2;
+  BufferId *absmax1, *absmax2; /* scales of 8-bit moments */
 
   BufferId dx;         /* [N, C] gradient of the stream; it takes the place of the head's input */
   BufferId d_o, d_qkv; /* [N, NH HS], [N, (NH + 2 NKV) HS] */
