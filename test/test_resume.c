@@ -90,6 +90,8 @@ static void a_stopped_run_is_the_same(void **state) {
       "--grad-accum 3",
       "--dtype bf16 --moments bf16 --weight-decay 0.2",
       "--dtype bf16 --master fp32 --schedule wsd --warmup 3",
+      "--moments 8bit",
+      "--dtype bf16 --moments 8bit --update layer --clip 0",
   };
   for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
     char a[256], arguments[1024];
