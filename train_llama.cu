@@ -131,18 +131,22 @@ static bool is_due(int64_t every, int64_t step, bool last) {
   return last || (every && step % every == 0);
 }
 
-/* What follows a step: evaluation, log, sample, saved state. signal: one asks the run to stop; 0 = none. */
+/* What follows a step: evaluation, log, sample, saved state. signal: one asks the run to stop; 0 = none. When
+ * the data of an evaluation cannot be read, the step counts all the same. */
 static bool after_step(Run *r, LogStep *s, int signal, Error *e) {
   const Options *o = &r->o;
   int64_t i = s->step;
   bool last = i == run_last(r), demo = strcmp(o->model, "demo") == 0;
   bool samples = o->sample_every || (demo && dataloader_bytes(r->train));
-  if (r->val && !signal && is_due(o->eval_every, i, last)) {
-    if (!evaluate(r, &s->val_loss, e)) return false;
-    s->evaluated = true;
-  }
-  if (!log_step(&r->log, s, e) && !run_go_on(r, e)) return false;
-  if (samples && !signal && is_due(o->sample_every, i, last) && !run_print_sample(r, e)) return false;
+  bool evaluates = r->val && !signal && is_due(o->eval_every, i, last);
+  Error of_log = {};
+  s->evaluated = evaluates && evaluate(r, &s->val_loss, e);
+  bool logged = log_step(&r->log, s, &of_log);
+  if (evaluates && !s->evaluated) return run_rescue(r, i, e);
+  if (!logged) *e = of_log;
+  if (!logged && !run_go_on(r, e)) return false;
+  if (samples && !signal && is_due(o->sample_every, i, last) && !run_print_sample(r, e))
+    return run_rescue(r, i, e);
   bool asked = signals_take_save(r->signals);
   if (!o->out || !(asked || is_due(o->save_every, i, last || signal))) return true;
   return run_save(r, i, e) || (!last && !signal && run_go_on(r, e));
