@@ -1,7 +1,7 @@
 # train_llama: `make` builds ./train_llama, `make test` runs the tests, `make demo` trains the demo.
 #
 #   CUDA=0        no CUDA even where nvcc is found (default: nvcc where there is one)
-#   ARCH="80 90"  compute capabilities to build for, with nvcc
+#   ARCH="80 90"  compute capabilities to build for, with nvcc; chips later than the last take its PTX
 #   SANITIZE=address,undefined   a sanitizer build, in a folder of its own
 #   NATIVE=0      for any x86-64 with AVX2 instead of for this machine
 #   DEBUG=1       -O1 -g
@@ -11,7 +11,7 @@
 CUDA_HOME ?= /usr/local/cuda
 NVCC      := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(CUDA_HOME)/bin/nvcc))
 CUDA      ?= $(if $(NVCC),1,0)
-ARCH      ?= 80 90
+ARCH      ?= 80 89 90
 NATIVE    ?= 1
 SANITIZE  ?=
 comma     := ,
@@ -29,15 +29,18 @@ INCLUDE  := -I. -Isrc -Itest
 HOST     := $(OPTIMIZE) $(WARN) -fopenmp
 CFLAGS   ?=
 CXXFLAGS ?=
-LDLIBS   := -lopenblas -lcjson -lm
+LDLIBS   := -lopenblas -lcjson -lm -ldl
 
 ifeq ($(CUDA),1)
-  GENCODE  := $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a))
+  LATEST   := $(lastword $(ARCH))
+  GENCODE  := $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a)) \
+              -gencode arch=compute_$(LATEST),code=compute_$(LATEST)
+  INCLUDE  += -isystem $(CUDA_HOME)/include
   # nvcc hands the host half to g++; --diag-suppress would hide, so nothing is suppressed
   NVCCFLAGS := -std=c++17 -O3 $(GENCODE) $(INCLUDE) -Werror all-warnings \
                $(foreach f,$(HOST),-Xcompiler $(subst $(comma),\$(comma),$(f)))
   COMPILE_CU = $(NVCC) -x cu $(NVCCFLAGS) -MMD -MP -c $< -o $@
-  LDLIBS   += -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcudart_static -ldl -lrt -lpthread
+  LDLIBS   += -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcudart_static -lrt -lpthread
 else
   COMPILE_CU = $(CXX) -x c++ -std=c++17 $(HOST) -Wno-unknown-pragmas $(INCLUDE) $(CXXFLAGS) -MMD -MP -c $< -o $@
 endif
@@ -48,7 +51,11 @@ SAY = $(if $(V),@:,@echo "  $(1)  $@")
 COMPILE_C = $(CC) -std=gnu11 $(HOST) $(INCLUDE) $(CFLAGS) -MMD -MP -c $< -o $@
 LINK      = $(CXX) $(HOST) $^ $(LDLIBS) -o $@
 
+# *_cuda.* need CUDA's headers, whatever compiles them
 SOURCES := $(wildcard src/*/*.c src/*/*.cu)
+ifneq ($(CUDA),1)
+  SOURCES := $(filter-out %_cuda.c %_cuda.cu,$(SOURCES))
+endif
 OBJECTS := $(patsubst %,$(BUILD)/%.o,$(SOURCES))
 TESTS   := $(patsubst test/%,$(BUILD)/%,$(basename $(wildcard test/test_*.c test/test_*.cu)))
 

@@ -69,7 +69,7 @@ bool run_open(Run *r, Error *e) {
   r->schedule = schedule_new(&r->config, &shape, &r->dev);
   if (o->plan) return true;
   if (!open_saved_state(r, e) || !open_data(r, e)) return false;
-  r->roof = matmul_measure_rate(&r->dev, 0.03);
+  r->roof = matmul_measure_rate(&r->dev, shape.dtype, 0.03);
   r->libraries_bytes = process_resident_bytes();
   return model_open(&r->model, &r->config, r->schedule, &r->dev, false, e) && load_weights(r, e) &&
          peek(r, r->train, e) && peek(r, r->val, e);
@@ -162,7 +162,8 @@ void run_print_plan(const Run *r) {
 void run_print_start(const Run *r) {
   const Config *c = &r->config;
   char text[32];
-  printf("# train_llama %s on %s, %.0f GFLOP/s in fp32 products\n", VERSION, r->dev.name, r->roof * 1e-9);
+  printf("# train_llama %s on %s, %.0f GFLOP/s in %s products\n", VERSION, r->dev.name, r->roof * 1e-9,
+         dtype_name(r->schedule->shape.dtype));
   flags_print(stdout, &r->o);
   params_print(stdout, &r->model.params);
   printf("# %s: C %lld, L %lld, NH %lld, NKV %lld, HS %lld, FF %lld, V %lld, %lld parameters\n", c->family,

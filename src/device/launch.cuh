@@ -10,10 +10,14 @@
 
 #include "device/device.h"  // defines: Device
 #include "device/group.cuh" // defines: Lane, Block, HD
+#ifdef __CUDACC__
+#include "device/device_cuda.h" // defines: cuda_check
+#endif
 
 constexpr int64_t ELEMENTS_A_ROW = 4096;         /* of a vector that is handed out in blocks */
 constexpr int64_t COLUMN_SEGMENT_ROWS = 32;      /* rows whose column sums one group adds up */
-constexpr int64_t COLUMN_SEGMENTS = 64;          /* groups of column sums at a time, at most */
+constexpr int64_t COLUMN_SEGMENTS = 64;          /* groups of column sums at a time, at most, on the CPU */
+constexpr int64_t CUDA_COLUMN_SEGMENTS = 1024;   /* and on CUDA: several blocks for each multiprocessor */
 constexpr int64_t REDUCTION_WORKSPACE = 8 << 20; /* bytes of dev->workspace that reductions use, at most */
 
 /* Rows of ELEMENTS_A_ROW that n elements make, and the elements in one of them. */
@@ -26,7 +30,16 @@ HD int64_t row_elements(int64_t n, int64_t row) {
 }
 
 #ifdef __CUDACC__
-template <class F> __global__ void row_kernel(F f, int64_t rows) {
+constexpr int LAUNCH_THREADS =
+    256;                          /* of a block; group.cuh's reductions take any multiple of 32 up to 1024 */
+constexpr int MAX_BLOCKS = 65535; /* a block takes every MAX_BLOCKS-th row when there are more */
+
+/* Ends the program when the kernel that was launched last could not be. */
+static inline void check_launch(const char *operation) {
+  cuda_check(operation, cudaGetLastError());
+}
+
+template <class F> __global__ void __launch_bounds__(LAUNCH_THREADS) row_kernel(F f, int64_t rows) {
   __shared__ float scratch[GROUP_SCRATCH];
   __shared__ double partial[32];
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
@@ -41,11 +54,9 @@ template <class F> static void launch_rows(Device *dev, int64_t rows, F f) {
   if (rows <= 0) return;
 #ifdef __CUDACC__
   if (dev->kind == DEVICE_CUDA) {
-    unsigned blocks = rows < 65535 ? (unsigned)rows : 65535;
-    row_kernel<<<blocks, 256, 0, (cudaStream_t)dev->stream>>>(f, rows);
-    cudaError_t status = cudaGetLastError();
-    CHECK(status == cudaSuccess, "kernel launch of %lld rows: %s", (long long)rows,
-          cudaGetErrorString(status));
+    unsigned blocks = rows < MAX_BLOCKS ? (unsigned)rows : (unsigned)MAX_BLOCKS;
+    row_kernel<<<blocks, LAUNCH_THREADS, 0, (cudaStream_t)dev->stream>>>(f, rows);
+    check_launch(__PRETTY_FUNCTION__); /* names F, which is named after the operation */
     return;
   }
 #endif
@@ -73,13 +84,14 @@ template <class F> struct ColumnSegment {
   }
 };
 
-/* Adds the sums of the segments to out [n], in the order of the segments. */
+/* Adds the sums of the segments to out [n], in the order of the segments. For the CPU: on CUDA its few
+ * groups, each of which goes through all segments, would take longer than the sums themselves. */
 struct AddSegments {
   float *out;
   const float *partial; /* [segments, width], from the first column of out on */
   int64_t n, width, segments;
 
-  template <class G> HD void operator()(G g, int64_t block) const {
+  HD void operator()(Lane g, int64_t block) const {
     int64_t begin = block * GROUP_SCRATCH, count = n - begin < GROUP_SCRATCH ? n - begin : GROUP_SCRATCH;
     g.each(
         count, [](float &sum) { sum = 0.f; }, g.scratch);
@@ -91,14 +103,55 @@ struct AddSegments {
   }
 };
 
+#ifdef __CUDACC__
+/* The same on CUDA: a block takes 32 columns, a warp every eighth segment, and the warps' sums are added in
+ * their order. */
+static __global__ void __launch_bounds__(LAUNCH_THREADS)
+    add_segments_kernel(float *out, const float *partial, int64_t n, int64_t width, int64_t segments) {
+  constexpr int WARPS = LAUNCH_THREADS / 32;
+  __shared__ float sums[WARPS][32];
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  int64_t column = (int64_t)blockIdx.x * 32 + lane;
+  float sum = 0.f;
+  if (column < n) {
+#pragma unroll 8
+    for (int64_t s = warp; s < segments; s += WARPS) sum += partial[s * width + column];
+  }
+  sums[warp][lane] = sum;
+  __syncthreads();
+  if (warp > 0 || column >= n) return;
+  for (int w = 1; w < WARPS; w++) sum += sums[w][lane];
+  out[column] += sum;
+}
+#endif
+
+static inline void add_segments(Device *dev, const AddSegments &a) {
+#ifdef __CUDACC__
+  if (dev->kind == DEVICE_CUDA) {
+    add_segments_kernel<<<(unsigned)((a.n + 31) / 32), LAUNCH_THREADS, 0, (cudaStream_t)dev->stream>>>(
+        a.out, a.partial, a.n, a.width, a.segments);
+    check_launch("add_segments");
+    return;
+  }
+#endif
+  int64_t blocks = (a.n + GROUP_SCRATCH - 1) / GROUP_SCRATCH;
+#pragma omp parallel for schedule(static) num_threads(dev->threads) if (blocks > 1)
+  for (int64_t block = 0; block < blocks; block++) {
+    alignas(64) float scratch[GROUP_SCRATCH];
+    a(Lane{scratch}, block);
+  }
+}
+
 /* Column sums over many rows: f(group, row, sums) adds what a row contributes to sums [vectors * n], and
  * out[k] [n] += columns k*n ... k*n + n - 1, summed over the rows. A sum of sums of COLUMN_SEGMENT_ROWS
- * rows, in an order that depends on rows and n only. f may also do a row's other work: each row is visited
- * once. Where a worker reads a sum that another wrote, f has to put a sync(). Scratch: dev->workspace. */
+ * rows, in an order that depends on the kind of device, rows and n only. f may also do a row's other work:
+ * each row is visited once. Where a worker reads a sum that another wrote, f has to put a sync(). Scratch:
+ * dev->workspace. */
 template <class F>
 static void launch_column_sums(Device *dev, int64_t rows, int64_t n, int vectors, float *const *out, F f) {
   int64_t width = n * vectors, fit = REDUCTION_WORKSPACE / (int64_t)sizeof(float) / width;
-  int64_t most = fit < COLUMN_SEGMENTS ? fit : COLUMN_SEGMENTS;
+  int64_t wanted = dev->kind == DEVICE_CPU ? COLUMN_SEGMENTS : CUDA_COLUMN_SEGMENTS;
+  int64_t most = fit < wanted ? fit : wanted;
   CHECK(most > 0, "column sums of width %lld do not fit %lld bytes", (long long)width,
         (long long)REDUCTION_WORKSPACE);
   CHECK(dev->workspace_bytes >= (size_t)(most * width) * sizeof(float),
@@ -110,8 +163,7 @@ static void launch_column_sums(Device *dev, int64_t rows, int64_t n, int vectors
     if (segments > most) segments = most;
     launch_rows(dev, segments, ColumnSegment<F>{f, rows, begin, width, partial});
     for (int k = 0; k < vectors; k++)
-      launch_rows(dev, (n + GROUP_SCRATCH - 1) / GROUP_SCRATCH,
-                  AddSegments{out[k], partial + k * n, n, width, segments});
+      add_segments(dev, AddSegments{out[k], partial + k * n, n, width, segments});
   }
 }
 
