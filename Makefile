@@ -86,7 +86,7 @@ $(BUILD)/test_%: $(BUILD)/test/test_%.cu.o $(OBJECTS)
 	$(Q)$(LINK)
 
 # sees the program's own allocations, not those inside libraries
-$(BUILD)/test_memory: LDLIBS += $(foreach f,malloc calloc realloc aligned_alloc posix_memalign mmap,-Wl,--wrap=$(f))
+$(BUILD)/test_memory: LDLIBS += $(foreach f,malloc calloc realloc aligned_alloc posix_memalign mmap cudaMalloc,-Wl,--wrap=$(f))
 
 # the program with a disk that fails, for test_faults
 $(BUILD)/train_llama_faulty: LDLIBS += $(foreach f,write fsync rename,-Wl,--wrap=$(f))

@@ -154,7 +154,7 @@ static void operands_free(Operands *t) {
 }
 
 static Heads heads(const Tensor *t, int64_t first_col) {
-  return Heads{(char *)t->data + (size_t)first_col * dtype_size(t->dtype), t->ld};
+  return Heads{(char *)on_device(t) + (size_t)first_col * dtype_size(t->dtype), t->ld};
 }
 
 static void put_columns(const Tensor *to, int64_t first_col, const Tensor *from) {
@@ -187,9 +187,9 @@ static Operands run_attention(Device *dev, DType dt, const AttentionShape *s, fl
   put_columns(&t.qkv, C + Ck, &t.v);
   Heads q = heads(&t.qkv, 0), k = heads(&t.qkv, C), v = heads(&t.qkv, C + Ck);
   Heads dq = heads(&t.dqkv, 0), dk = heads(&t.dqkv, C), dv = heads(&t.dqkv, C + Ck);
-  attention_forward(dev, dt, t.o.data, (float *)t.lse.data, q, k, v, s, t.forward.data);
-  attention_backward(dev, dt, dq, dk, dv, t.dout.data, t.o.data, (const float *)t.lse.data, q, k, v, s,
-                     t.backward.data);
+  attention_forward(dev, dt, on_device(&t.o), (float *)on_device(&t.lse), q, k, v, s, on_device(&t.forward));
+  attention_backward(dev, dt, dq, dk, dv, on_device(&t.dout), on_device(&t.o),
+                     (const float *)on_device(&t.lse), q, k, v, s, on_device(&t.backward));
   return t;
 }
 
@@ -241,9 +241,9 @@ static void check_case(Device *dev, DType dt, const Case *c) {
   for (size_t i = 0; i < sizeof watched / sizeof *watched; i++) assert_true(tensor_guards_whole(watched[i]));
 
   Operands again = run_attention(dev, dt, &s, c->q_scale);
-  assert_memory_equal(t.o.data, again.o.data, tensor_bytes(&t.o));
-  assert_memory_equal(t.lse.data, again.lse.data, tensor_bytes(&t.lse));
-  assert_memory_equal(t.dqkv.data, again.dqkv.data, tensor_bytes(&t.dqkv));
+  assert_memory_equal(on_host(&t.o), on_host(&again.o), tensor_bytes(&t.o));
+  assert_memory_equal(on_host(&t.lse), on_host(&again.lse), tensor_bytes(&t.lse));
+  assert_memory_equal(on_host(&t.dqkv), on_host(&again.dqkv), tensor_bytes(&t.dqkv));
   operands_free(&t);
   operands_free(&again);
   reference_free(&r);
@@ -253,8 +253,7 @@ static void check_case(Device *dev, DType dt, const Case *c) {
 
 static void check_cases(const Case *cases, size_t n) {
   Device dev;
-  Error e;
-  assert_true(device_open(&dev, "cpu", 0, &e));
+  open_test_device(&dev, 0);
   for (size_t i = 0; i < n; i++) {
     check_case(&dev, DT_FP32, &cases[i]);
     check_case(&dev, DT_BF16, &cases[i]);
@@ -332,8 +331,7 @@ static void test_saturation(void **) {
 /* A million tokens: what grows with T is delta alone, a float a query; all else is a few tiles a lane. */
 static void test_workspace_is_small(void **) {
   Device dev;
-  Error e;
-  assert_true(device_open(&dev, "cpu", 2, &e));
+  open_test_device(&dev, 2);
   AttentionShape s = {1, 1 << 20, 32, 8, 128, 0, 0.1f};
   int64_t row = s.NH * 4; /* bytes of delta a token: the only part that grows with T */
   for (int t = 0; t < 2; t++) {

@@ -8,6 +8,7 @@
 
 #include "llama/model.h"
 #include "llama/optimizer.h"
+#include "test/mirror.cuh" // defines: open_test_device
 
 typedef struct TinyModel {
   Config config;
@@ -73,7 +74,7 @@ static inline void tiny_open(TinyModel *t, Config config, RunShape shape) {
   *t = TinyModel{};
   t->config = config;
   CHECK(config_check(&t->config, &e), "%s", e.text);
-  CHECK(device_open(&t->dev, "cpu", 0, &e), "%s", e.text);
+  open_test_device(&t->dev, 0);
   t->schedule = schedule_new(&t->config, &shape, &t->dev);
   CHECK(model_open(&t->model, &t->config, t->schedule, &t->dev, true, &e), "%s", e.text);
   model_init(&t->model, 7);
@@ -91,7 +92,7 @@ static inline void tiny_close(TinyModel *t) {
 typedef enum TinyTensors { TINY_WEIGHTS, TINY_GRADIENTS } TinyTensors;
 
 /* All weights (fp32 runs) or gradients, one after the other; *n elements, to be freed. */
-static inline float *tiny_tensors(const TinyModel *t, TinyTensors what, int64_t *n) {
+static inline float *tiny_tensors(TinyModel *t, TinyTensors what, int64_t *n) {
   const ParamTable *table = &t->model.params;
   float *all = NULL;
   *n = 0;
@@ -104,7 +105,7 @@ static inline float *tiny_tensors(const TinyModel *t, TinyTensors what, int64_t 
       all = (float *)realloc(all, (size_t)(*n + elements) * sizeof *all);
       const void *from = what == TINY_WEIGHTS ? model_weight(&t->model, u, &specs[i])
                                               : (void *)model_gradient(&t->model, u, &specs[i]);
-      memcpy(all + *n, from, (size_t)elements * sizeof *all);
+      device_copy(&t->dev, all + *n, from, (size_t)elements * sizeof *all, COPY_FROM_DEVICE);
       *n += elements;
     }
   }
