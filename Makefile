@@ -1,4 +1,5 @@
 # train_llama: `make` builds ./train_llama, `make test` runs the tests, `make demo` trains the demo.
+# With nvcc: `make ptxas-check`; with a GPU: `make gpu-check`, `make gpu-bench`.
 #
 #   CUDA=0        no CUDA even where nvcc is found (default: nvcc where there is one)
 #   ARCH="80 90"  compute capabilities to build for, with nvcc; chips later than the last take its PTX
@@ -112,6 +113,16 @@ test:
 	@scripts/install_deps.sh --test
 	@$(MAKE) --no-print-directory $(PARALLEL) tests
 	@BUILD=$(BUILD) test/run_tests.sh $(TESTS)
+
+# Registers and spills of the kernels against test/ptxas_table.txt; UPDATE=1 writes it anew.
+.PHONY: ptxas-check gpu-check gpu-bench
+ptxas-check:
+	@NVCC="$(NVCC)" NVCCFLAGS="-std=c++17 -O3 $(GENCODE) $(INCLUDE)" test/ptxas_check.sh $(if $(UPDATE),--update)
+# On a machine with a GPU; without one they say so and succeed.
+gpu-check:
+	@MAKE="$(MAKE)" test/gpu_check.sh
+gpu-bench:
+	@MAKE="$(MAKE)" bench/gpu_bench.sh
 
 demo:
 	@scripts/install_deps.sh

@@ -10,7 +10,7 @@
  *
  * Element i always belongs to the same worker, whatever the pointers are. Two visits of the same elements
  * therefore need no barrier between them; where one worker reads what another wrote there has to be a
- * sync(), or a sum() or max(), which are barriers too. */
+ * sync(), or a sum() or max_and_exp_sum(), which are barriers too. */
 #ifndef GROUP_CUH
 #define GROUP_CUH
 
@@ -165,6 +165,15 @@ template <class F, class... E> HD void visit(F f, int64_t i, E... e) {
   (store(e.at, e.x), ...);
 }
 
+/* Vectors that lie `stride` elements apart; 0: one for all. */
+template <class P> struct Strided {
+  P *at;
+  int64_t stride;
+};
+template <class P> HD Strided<P> strided(P *at, int64_t stride) {
+  return Strided<P>{at, stride};
+}
+
 /* The CPU's group: a single worker, whose loops are vectorised. */
 struct Lane {
   float *scratch; /* [GROUP_SCRATCH] */
@@ -179,6 +188,12 @@ struct Lane {
   template <class F, class... P> HD void each(int64_t n, F f, P *...p) const {
     each_at(
         n, [=](int64_t, auto &...x) { f(x...); }, p...);
+  }
+
+  /* The same for `sets` sets of vectors. The workers share out all of them, not each by itself: an element
+   * may belong to another worker than in each(). */
+  template <class F, class... P> HD void each_of_sets(int64_t sets, int64_t n, F f, Strided<P>... v) const {
+    for (int64_t k = 0; k < sets; k++) each(n, f, (v.at + k * v.stride)...);
   }
 
   /* Sum of f(...), in the type that f returns; long vectors in pieces, so that rounding errors stay small. */
@@ -201,6 +216,14 @@ struct Lane {
     float m = -INFINITY;
 #pragma omp simd reduction(max : m)
     for (int64_t i = 0; i < n; i++) m = value(p[i]) > m ? value(p[i]) : m;
+    return m;
+  }
+
+  /* Largest element m, as max() gives it, and the sum of e^(x - m) over all x. */
+  template <class P> HD float max_and_exp_sum(int64_t n, const P *p, float *sum_of_exp) const {
+    float m = max(n, p);
+    *sum_of_exp = sum(
+        n, [=](float x) { return fast_exp(x - m); }, p);
     return m;
   }
 
@@ -271,11 +294,34 @@ struct Block {
         n, [&](int64_t, auto &...x) { s += f(x...); }, p...);
     return all(s, [](auto a, auto b) { return a + b; });
   }
-  template <class P> __device__ __forceinline__ float max(int64_t n, const P *p) const {
-    float m = -INFINITY;
+  template <class F, class... P>
+  __device__ __forceinline__ void each_of_sets(int64_t sets, int64_t n, F f, Strided<P>... v) const {
+    int64_t packs = (n + 7) / 8; /* of a set */
+    for (int64_t t = threadIdx.x; t < sets * packs; t += blockDim.x) {
+      int64_t k = t / packs, i = (t - k * packs) * 8;
+      int count = n - i < 8 ? (int)(n - i) : 8;
+      bool aligned = (((uintptr_t)(v.at + k * v.stride) | ...) & 15) == 0;
+      visit8([=](int64_t, auto &...x) { f(x...); }, i, count, aligned && count == 8,
+             Pack<P>{v.at + k * v.stride + i}...);
+    }
+  }
+
+  /* In one pass: a worker's sum is rescaled whenever its maximum moves. Rows that hold nothing but -inf, and
+   * rows with +inf or NaN, end in NaN as they do on the CPU. */
+  template <class P>
+  __device__ __forceinline__ float max_and_exp_sum(int64_t n, const P *p, float *sum_of_exp) const {
+    float m = -3.402823466e38f, s = 0.f; /* finite, so that -inf less m is no NaN */
     each_at(
-        n, [&](int64_t, float x) { m = fmaxf(m, x); }, p);
-    return all(m, [](float a, float b) { return fmaxf(a, b); });
+        n,
+        [&](int64_t, float x) {
+          float e = fast_exp(-fabsf(x - m));
+          s = x > m ? s * e + 1.f : s + e;
+          m = fmaxf(m, x);
+        },
+        p);
+    float top = all(m, [](float a, float b) { return fmaxf(a, b); });
+    *sum_of_exp = all(s * fast_exp(m - top), [](float a, float b) { return a + b; });
+    return top;
   }
   __device__ __forceinline__ bool first() const { return threadIdx.x == 0; }
   __device__ __forceinline__ void sync() const { __syncthreads(); }

@@ -34,13 +34,17 @@ constexpr int LAUNCH_THREADS =
     256;                          /* of a block; group.cuh's reductions take any multiple of 32 up to 1024 */
 constexpr int MAX_BLOCKS = 65535; /* a block takes every MAX_BLOCKS-th row when there are more */
 
+/* out [n] += the sums of the segments, in partial [segments, width], from the first column of out on. */
+void add_segments_cuda(Device *dev, float *out, const float *partial, int64_t n, int64_t width,
+                       int64_t segments);
+
 /* Ends the program when the kernel that was launched last could not be. */
 static inline void check_launch(const char *operation) {
   cuda_check(operation, cudaGetLastError());
 }
 
 template <class F> __global__ void __launch_bounds__(LAUNCH_THREADS) row_kernel(F f, int64_t rows) {
-  __shared__ float scratch[GROUP_SCRATCH];
+  __shared__ __align__(16) float scratch[GROUP_SCRATCH];
   __shared__ double partial[32];
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
     f(Block{scratch, partial}, row);
@@ -103,34 +107,10 @@ struct AddSegments {
   }
 };
 
-#ifdef __CUDACC__
-/* The same on CUDA: a block takes 32 columns, a warp every eighth segment, and the warps' sums are added in
- * their order. */
-static __global__ void __launch_bounds__(LAUNCH_THREADS)
-    add_segments_kernel(float *out, const float *partial, int64_t n, int64_t width, int64_t segments) {
-  constexpr int WARPS = LAUNCH_THREADS / 32;
-  __shared__ float sums[WARPS][32];
-  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int64_t column = (int64_t)blockIdx.x * 32 + lane;
-  float sum = 0.f;
-  if (column < n) {
-#pragma unroll 8
-    for (int64_t s = warp; s < segments; s += WARPS) sum += partial[s * width + column];
-  }
-  sums[warp][lane] = sum;
-  __syncthreads();
-  if (warp > 0 || column >= n) return;
-  for (int w = 1; w < WARPS; w++) sum += sums[w][lane];
-  out[column] += sum;
-}
-#endif
-
 static inline void add_segments(Device *dev, const AddSegments &a) {
 #ifdef __CUDACC__
   if (dev->kind == DEVICE_CUDA) {
-    add_segments_kernel<<<(unsigned)((a.n + 31) / 32), LAUNCH_THREADS, 0, (cudaStream_t)dev->stream>>>(
-        a.out, a.partial, a.n, a.width, a.segments);
-    check_launch("add_segments");
+    add_segments_cuda(dev, a.out, a.partial, a.n, a.width, a.segments);
     return;
   }
 #endif
