@@ -21,6 +21,18 @@ static inline bool on_cuda(void) {
   return strcmp(test_device(), "cuda") == 0;
 }
 
+/* Whether this build and this machine have a GPU to offer. */
+static inline bool has_gpu(void) {
+#ifdef __CUDACC__
+  int count = 0;
+  bool found = cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
+  cudaGetLastError();
+  return found;
+#else
+  return false;
+#endif
+}
+
 /* threads: 0 = all */
 static inline void open_test_device(Device *dev, int threads) {
   Error e = {};

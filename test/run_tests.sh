@@ -61,12 +61,12 @@ for binary in "$@"; do
   fi
 done
 
-if ((device_tests > 0)); then
+if [[ ${TEST_DEVICE:-cpu} == cpu ]] && ((device_tests > 0)); then
   cat <<END
 
-SKIPPED on the cuda device: this build has none. The $device_tests tests of the binaries that compute on a
-device ran on the CPU only:$device_binaries
-They count as skipped once more.
+SKIPPED on the cuda device: this run was on the CPU. The $device_tests tests of the binaries that compute on a
+device did not run on a GPU:$device_binaries
+They count as skipped once more. On a machine with a GPU, \`make gpu-check\` runs them there.
 
 END
   skipped=$((skipped + device_tests))

@@ -12,19 +12,7 @@ extern "C" {
 #include <string.h>
 #include <unistd.h>
 
-#include "test/mirror.cuh" // defines: open_test_device, on_cuda
-
-/* Whether this build and this machine have a GPU to offer. */
-static bool has_gpu() {
-#ifdef __CUDACC__
-  int count = 0;
-  bool found = cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
-  cudaGetLastError();
-  return found;
-#else
-  return false;
-#endif
-}
+#include "test/mirror.cuh" // defines: open_test_device, has_gpu
 
 static void opens_the_cpu(void **) {
   Device dev;
