@@ -95,6 +95,10 @@ $(BUILD)/train_llama_faulty: $(BUILD)/train_llama.cu.o $(BUILD)/test/fault_io.c.
 	$(call SAY,link)
 	$(Q)$(LINK)
 
+$(BUILD)/gpu_bench: $(BUILD)/bench/gpu_bench.cu.o $(OBJECTS)
+	$(call SAY,link)
+	$(Q)$(LINK)
+
 clean:
 	rm -rf build train_llama
 
