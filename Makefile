@@ -9,8 +9,8 @@
 #
 # `make install` and `make uninstall` take PREFIX (/usr/local) and DESTDIR.
 
-CUDA_HOME ?= /usr/local/cuda
-NVCC      := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(CUDA_HOME)/bin/nvcc))
+NVCC      := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(or $(CUDA_HOME),/usr/local/cuda)/bin/nvcc))
+CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
 CUDA      ?= $(if $(NVCC),1,0)
 ARCH      ?= 80 89 90
 NATIVE    ?= 1
@@ -36,7 +36,8 @@ ifeq ($(CUDA),1)
   LATEST   := $(lastword $(ARCH))
   GENCODE  := $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a)) \
               -gencode arch=compute_$(LATEST),code=compute_$(LATEST)
-  INCLUDE  += -isystem $(CUDA_HOME)/include
+  # the compiler looks in /usr/include by itself, and at the right moment
+  INCLUDE  += $(if $(filter-out /usr,$(CUDA_HOME)),-isystem $(CUDA_HOME)/include)
   # nvcc hands the host half to g++; --diag-suppress would hide, so nothing is suppressed
   NVCCFLAGS := -std=c++17 -O3 $(GENCODE) $(INCLUDE) -Werror all-warnings \
                $(foreach f,$(HOST),-Xcompiler $(subst $(comma),\$(comma),$(f)))

@@ -73,6 +73,8 @@ static inline void mirror_copy(Mirror *m, bool to_device) {
   cuda_check("a test's operations", cudaDeviceSynchronize());
   cuda_check("a test's copy", to_device ? cudaMemcpy(m->device, m->host, m->bytes, cudaMemcpyHostToDevice)
                                         : cudaMemcpy(m->host, m->device, m->bytes, cudaMemcpyDeviceToHost));
+  /* a copy to the device returns before its last bytes are there, and operations run on other streams */
+  cuda_check("a test's copy", cudaDeviceSynchronize());
 #endif
 }
 

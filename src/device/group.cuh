@@ -190,8 +190,8 @@ struct Lane {
         n, [=](int64_t, auto &...x) { f(x...); }, p...);
   }
 
-  /* The same for `sets` sets of vectors. The workers share out all of them, not each by itself: an element
-   * may belong to another worker than in each(). */
+  /* The same for `sets` sets of vectors, below 2^32 elements together. The workers share out all of them, not
+   * each by itself: an element may belong to another worker than in each(). */
   template <class F, class... P> HD void each_of_sets(int64_t sets, int64_t n, F f, Strided<P>... v) const {
     for (int64_t k = 0; k < sets; k++) each(n, f, (v.at + k * v.stride)...);
   }
@@ -296,9 +296,9 @@ struct Block {
   }
   template <class F, class... P>
   __device__ __forceinline__ void each_of_sets(int64_t sets, int64_t n, F f, Strided<P>... v) const {
-    int64_t packs = (n + 7) / 8; /* of a set */
-    for (int64_t t = threadIdx.x; t < sets * packs; t += blockDim.x) {
-      int64_t k = t / packs, i = (t - k * packs) * 8;
+    uint32_t packs = (uint32_t)((n + 7) / 8), all_packs = (uint32_t)sets * packs; /* of a set; of all */
+    for (uint32_t t = threadIdx.x; t < all_packs; t += blockDim.x) {
+      int64_t k = t / packs, i = (int64_t)(t % packs) * 8;
       int count = n - i < 8 ? (int)(n - i) : 8;
       bool aligned = (((uintptr_t)(v.at + k * v.stride) | ...) & 15) == 0;
       visit8([=](int64_t, auto &...x) { f(x...); }, i, count, aligned && count == 8,
