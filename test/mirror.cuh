@@ -49,7 +49,7 @@ typedef struct Mirror {
 
 static inline Mirror *mirror_new(size_t bytes) {
   Mirror *m = (Mirror *)malloc(sizeof *m);
-  void *host = malloc(bytes);
+  void *host = calloc(1, bytes);
   *m = Mirror{host, host, bytes, NEWEST_HOST};
 #ifdef __CUDACC__
   if (on_cuda()) cuda_check("a test's allocation", cudaMalloc(&m->device, bytes ? bytes : 1));

@@ -111,6 +111,7 @@ static inline double tensor_error(const Tensor *got, const double *expected) {
   } while (0)
 
 static inline double *doubles(int64_t n) {
+  CHECK(n >= 0, "%lld doubles", (long long)n);
   return (double *)calloc((size_t)n, sizeof(double));
 }
 

@@ -234,7 +234,10 @@ struct Lane {
   HD void sync() const {}
 };
 
-#ifdef __CUDACC__
+/* Block exists where nvcc compiles, and where a test emulates a block with threads of the CPU: it then
+ * defines what is used below and by functors for blocks only (test/block_emulation.cuh). */
+#if defined(__CUDACC__) || defined(BLOCK_EMULATION)
+#define HAS_BLOCKS 1
 
 /* Eight consecutive elements of a visited vector. */
 template <class P> struct Pack {
@@ -281,7 +284,7 @@ struct Block {
     bool aligned = (((uintptr_t)p | ...) & 15) == 0;
     for (int64_t i = threadIdx.x * 8; i < n; i += blockDim.x * 8) {
       int count = n - i < 8 ? (int)(n - i) : 8;
-      visit8(f, i, count, aligned && count == 8, Pack<P>{p + i}...);
+      visit8(f, i, count, aligned && count == 8, Pack<P>{p + i, {}}...);
     }
   }
   template <class F, class... P> __device__ __forceinline__ void each(int64_t n, F f, P *...p) const {
@@ -302,7 +305,7 @@ struct Block {
       int count = n - i < 8 ? (int)(n - i) : 8;
       bool aligned = (((uintptr_t)(v.at + k * v.stride) | ...) & 15) == 0;
       visit8([=](int64_t, auto &...x) { f(x...); }, i, count, aligned && count == 8,
-             Pack<P>{v.at + k * v.stride + i}...);
+             Pack<P>{v.at + k * v.stride + i, {}}...);
     }
   }
 

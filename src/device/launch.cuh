@@ -34,15 +34,6 @@ constexpr int LAUNCH_THREADS =
     256;                          /* of a block; group.cuh's reductions take any multiple of 32 up to 1024 */
 constexpr int MAX_BLOCKS = 65535; /* a block takes every MAX_BLOCKS-th row when there are more */
 
-/* out [n] += the sums of the segments, in partial [segments, width], from the first column of out on. */
-void add_segments_cuda(Device *dev, float *out, const float *partial, int64_t n, int64_t width,
-                       int64_t segments);
-
-/* Ends the program when the kernel that was launched last could not be. */
-static inline void check_launch(const char *operation) {
-  cuda_check(operation, cudaGetLastError());
-}
-
 template <class F> __global__ void __launch_bounds__(LAUNCH_THREADS) row_kernel(F f, int64_t rows) {
   __shared__ __align__(16) float scratch[GROUP_SCRATCH];
   __shared__ double partial[32];
@@ -51,16 +42,22 @@ template <class F> __global__ void __launch_bounds__(LAUNCH_THREADS) row_kernel(
     __syncthreads(); /* scratch is free again */
   }
 }
+
+/* f(block, row) for every row, in any order, on a CUDA device. */
+template <class F> static void launch_blocks(Device *dev, int64_t rows, F f) {
+  if (rows <= 0) return;
+  unsigned blocks = rows < MAX_BLOCKS ? (unsigned)rows : (unsigned)MAX_BLOCKS;
+  row_kernel<<<blocks, LAUNCH_THREADS, 0, (cudaStream_t)dev->stream>>>(f, rows);
+  cuda_check(__PRETTY_FUNCTION__, cudaGetLastError()); /* names F, which is named after the operation */
+}
 #endif
 
 /* f(group, row) for every row, in any order. */
 template <class F> static void launch_rows(Device *dev, int64_t rows, F f) {
   if (rows <= 0) return;
-#ifdef __CUDACC__
+#ifdef HAS_BLOCKS
   if (dev->kind == DEVICE_CUDA) {
-    unsigned blocks = rows < MAX_BLOCKS ? (unsigned)rows : (unsigned)MAX_BLOCKS;
-    row_kernel<<<blocks, LAUNCH_THREADS, 0, (cudaStream_t)dev->stream>>>(f, rows);
-    check_launch(__PRETTY_FUNCTION__); /* names F, which is named after the operation */
+    launch_blocks(dev, rows, f);
     return;
   }
 #endif
@@ -88,15 +85,15 @@ template <class F> struct ColumnSegment {
   }
 };
 
-/* Adds the sums of the segments to out [n], in the order of the segments. For the CPU: on CUDA its few
- * groups, each of which goes through all segments, would take longer than the sums themselves. */
+/* Adds the sums of the segments to out [n], in an order that depends on n and the device only. */
 struct AddSegments {
   float *out;
   const float *partial; /* [segments, width], from the first column of out on */
   int64_t n, width, segments;
 
-  HD void operator()(Lane g, int64_t block) const {
-    int64_t begin = block * GROUP_SCRATCH, count = n - begin < GROUP_SCRATCH ? n - begin : GROUP_SCRATCH;
+  /* A lane takes GROUP_SCRATCH columns, and the segments in turn. */
+  HD void operator()(Lane g, int64_t part) const {
+    int64_t begin = part * GROUP_SCRATCH, count = n - begin < GROUP_SCRATCH ? n - begin : GROUP_SCRATCH;
     g.each(
         count, [](float &sum) { sum = 0.f; }, g.scratch);
     for (int64_t s = 0; s < segments; s++)
@@ -105,22 +102,25 @@ struct AddSegments {
     g.each(
         count, [](float &total, float sum) { total += sum; }, out + begin, (const float *)g.scratch);
   }
-};
 
-static inline void add_segments(Device *dev, const AddSegments &a) {
-#ifdef __CUDACC__
-  if (dev->kind == DEVICE_CUDA) {
-    add_segments_cuda(dev, a.out, a.partial, a.n, a.width, a.segments);
-    return;
+#ifdef HAS_BLOCKS
+  /* A block takes 32 columns: its warps share out the segments, and their sums are added in order. */
+  __device__ void operator()(Block g, int64_t part) const {
+    unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    int64_t column = part * 32 + lane;
+    float sum = 0.f;
+    if (column < n) {
+#pragma unroll 8
+      for (int64_t s = warp; s < segments; s += warps) sum += partial[s * width + column];
+    }
+    g.scratch[warp * 32 + lane] = sum; /* below GROUP_SCRATCH for blocks of up to 512 threads */
+    g.sync();
+    if (warp > 0 || column >= n) return;
+    for (unsigned w = 1; w < warps; w++) sum += g.scratch[w * 32 + lane];
+    out[column] += sum;
   }
 #endif
-  int64_t blocks = (a.n + GROUP_SCRATCH - 1) / GROUP_SCRATCH;
-#pragma omp parallel for schedule(static) num_threads(dev->threads) if (blocks > 1)
-  for (int64_t block = 0; block < blocks; block++) {
-    alignas(64) float scratch[GROUP_SCRATCH];
-    a(Lane{scratch}, block);
-  }
-}
+};
 
 /* Column sums over many rows: f(group, row, sums) adds what a row contributes to sums [vectors * n], and
  * out[k] [n] += columns k*n ... k*n + n - 1, summed over the rows. A sum of sums of COLUMN_SEGMENT_ROWS
@@ -142,8 +142,9 @@ static void launch_column_sums(Device *dev, int64_t rows, int64_t n, int vectors
     int64_t segments = (rows - begin + COLUMN_SEGMENT_ROWS - 1) / COLUMN_SEGMENT_ROWS;
     if (segments > most) segments = most;
     launch_rows(dev, segments, ColumnSegment<F>{f, rows, begin, width, partial});
+    int64_t columns = dev->kind == DEVICE_CPU ? GROUP_SCRATCH : 32; /* that a group takes */
     for (int k = 0; k < vectors; k++)
-      add_segments(dev, AddSegments{out[k], partial + k * n, n, width, segments});
+      launch_rows(dev, (n + columns - 1) / columns, AddSegments{out[k], partial + k * n, n, width, segments});
   }
 }
 
