@@ -123,6 +123,12 @@ test:
 .PHONY: ptxas-check gpu-check gpu-bench
 ptxas-check:
 	@NVCC="$(NVCC)" NVCCFLAGS="-std=c++17 -O3 $(GENCODE) $(INCLUDE)" test/ptxas_check.sh $(if $(UPDATE),--update)
+# Blocks of CUDA threads, emulated by threads of the CPU, under the thread sanitizer.
+THREADED := $(addprefix build/cpu-thread/,test_block)
+.PHONY: thread-check
+thread-check:
+	@$(MAKE) --no-print-directory $(PARALLEL) CUDA=0 SANITIZE=thread BUILD=build/cpu-thread $(THREADED)
+	@BUILD=build/cpu-thread test/run_tests.sh $(THREADED)
 # On a machine with a GPU; without one they say so and succeed.
 gpu-check:
 	@MAKE="$(MAKE)" test/gpu_check.sh
