@@ -7,7 +7,7 @@
 
 #include "ops/matmul.h"
 #include "device/group.cuh" // defines: bf16, value, store
-#include "ops/convert.h"    // defines: fill_normal
+#include "ops/convert.h"    // defines: fill_constant, fill_normal
 #ifdef __CUDACC__
 #include "ops/matmul_cuda.h" // defines: matmul_cuda
 #endif
@@ -144,8 +144,11 @@ double matmul_measure_rate(Device *dev, DType dt, double seconds) {
   for (int i = 0; i < 3; i++) {
     m[i] = Matrix{device_alloc(dev, bytes, &e), dt, n};
     CHECK(m[i].data && dev->workspace, "%s", e.text);
-    /* a GPU multiplies zeros faster than numbers: they take less power */
-    fill_normal(dev, m[i].data, dt, 1.f, 1, i, 0, n * n);
+    /* a GPU multiplies zeros faster than numbers: they take less power; a CPU needs pages of its own */
+    if (dev->kind == DEVICE_CPU)
+      fill_constant(dev, m[i].data, dt, 1.f, n * n);
+    else
+      fill_normal(dev, m[i].data, dt, 1.f, 1, i, 0, n * n);
   }
   matmul(dev, m[0], m[1], false, m[2], true, n, n, n, false); /* makes the plan */
   device_synchronize(dev);
