@@ -92,7 +92,7 @@ static void choose_algorithm(const CublasLt *blas, Plan *p, const MatmulKey *k) 
   int count = 0;
   cublasStatus_t status = blas->MatmulAlgoGetHeuristic(blas->handle, p->product, p->first, p->second, p->out,
                                                        p->out, wish, 1, &best, &count);
-  CHECK(status == CUBLAS_STATUS_SUCCESS && count > 0,
+  CHECK(status == CUBLAS_STATUS_SUCCESS && count > 0 && best.state == CUBLAS_STATUS_SUCCESS,
         "cublasLt has no algorithm for the product of %s into %s, M %lld N %lld K %lld, ld %lld %lld %lld, "
         "alignment %d %d %d: %s",
         dtype_name(k->in), dtype_name(k->out), (long long)k->M, (long long)k->N, (long long)k->K,
