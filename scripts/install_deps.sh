@@ -27,8 +27,8 @@ table='build-essential|the C and C++ compilers and make|gcc --version && g++ --v
 libopenblas-openmp-dev|matrix products on the CPU|
 libcjson-dev|reads JSON: config.json, safetensors headers|
 libxxhash-dev|the checksums of token shards|
-gnuplot-nox|draws the loss curve of the demo|command -v gnuplot
-python3|runs the scripts that plot|command -v python3'
+gnuplot-nox|draws the curves of runs|command -v gnuplot
+python3|runs the scripts that draw and report|command -v python3'
 if ((test)); then
   table+='
 libcmocka-dev|the unit tests|

@@ -13,7 +13,8 @@ import json
 import subprocess
 
 import gnuplot
-from gnuplot import COLORS, fail, label
+from common import check_output, fail
+from gnuplot import COLORS, TERMINALS, label
 
 LENGTHS = [4096 << i for i in range(7)]
 STATE = ["weights", "master weights", "gradients", "moments"]
@@ -56,7 +57,7 @@ def print_table(curves):
         print(f"{name:{width}}" + "".join(f"{gigabytes(count):>8}" for count in counts))
 
 
-def program_text(model, curves, output):
+def program_text(model, curves):
     blocks, elements = [], []
     for i, ((name, _, color), counts) in enumerate(zip(MODES, curves)):
         blocks.append(gnuplot.block(f"$d{i}", [(x, count / 1e9) for x, count in zip(LENGTHS, counts)]))
@@ -72,7 +73,6 @@ def program_text(model, curves, output):
     least = min(min(counts) for counts in curves) / 1e9
     return "\n".join(
         [
-            gnuplot.look(output, 900, 520),
             f"set title {label(model + ': activation memory of a training step, one sequence, bf16')} offset 0,0.6",
             "set label 'planned bytes on the device besides weights, gradients and optimizer moments; the tests hold "
             "runs to the plan' at graph 0.5,1.04 center font ',10' textcolor '#6b7280'",
@@ -90,17 +90,18 @@ def program_text(model, curves, output):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", required=True, help="the PNG to write")
+    parser.add_argument("-o", "--output", required=True, help="the picture to write: .png, .svg or .pdf")
     parser.add_argument("--program", default="./train_llama", help="the trainer [./train_llama]")
     parser.add_argument("--model", default="llama3-8b", help="preset or Hugging Face folder [llama3-8b]")
     options = parser.parse_args()
+    check_output(options.output, TERMINALS)
     gnuplot.require()
     curves = [
         [activation_bytes(options.program, options.model, length, flags) for length in LENGTHS]
         for _, flags, _ in MODES
     ]
     print_table(curves)
-    gnuplot.draw(program_text(options.model, curves, options.output), options.output)
+    gnuplot.draw(program_text(options.model, curves), options.output, 900, 520)
     print(f"wrote {options.output}")
 
 

@@ -188,7 +188,7 @@ static void effective_options(void **state) {
   flags_print(f, &o);
   fclose(f);
   static const char *const parts[] = {"\"batch\": 3,", "\"steps\": 9,", "\"out\": \"a b\"",
-                                      "--batch 3\n",   "--steps 9 ",    "--out a b"};
+                                      "--batch 3",     "--steps 9 ",    "--out a b"};
   for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
     if (!strstr(text, parts[i])) fail_msg("%s is missing in: %s", parts[i], text);
   free(text);

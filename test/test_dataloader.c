@@ -1,144 +1,15 @@
 /* Token shards and the loader over them: round trips, the stream across files, windows and their targets,
- * refusals, and positions beyond 2^31. Expected values come from a stream kept in memory. */
-#define _GNU_SOURCE // nftw
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <stdint.h>
-#include <cmocka.h>
-
-#include <fcntl.h>
-#include <ftw.h>
-#include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include "dataloader.h"
-#include "io/shards.h"
-
-enum { V = 1000, MAX_STEP = 4096 };
-
-static char folder[] = "/tmp/test_dataloader_XXXXXX";
-
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw) {
-  (void)st, (void)type, (void)ftw;
-  return remove(path);
-}
-
-static int make_folder(void **state) {
-  (void)state;
-  return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **state) {
-  (void)state;
-  return nftw(folder, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
-}
-
-/* The path of a file in a folder of the test's own (`name` = "case/file"); valid for the next 8 calls. */
-static const char *path_of(const char *name) {
-  static char paths[8][256];
-  static int next;
-  char *path = paths[next++ % 8];
-  snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-  char *slash = strrchr(path, '/');
-  *slash = 0;
-  mkdir(path, 0777);
-  *slash = '/';
-  return path;
-}
-
-static void write_bytes(const char *path, const void *data, size_t bytes) {
-  FILE *f = fopen(path, "wb");
-  assert_non_null(f);
-  assert_int_equal(fwrite(data, 1, bytes, f), bytes);
-  assert_int_equal(fclose(f), 0);
-}
-
-/* Overwrites `bytes` bytes at `offset` of a file. */
-static void patch(const char *path, int64_t offset, const void *data, size_t bytes) {
-  int fd = open(path, O_WRONLY);
-  assert_true(fd >= 0);
-  assert_int_equal(pwrite(fd, data, bytes, offset), bytes);
-  close(fd);
-}
-
-static void patch_int32(const char *path, int slot, int32_t value) {
-  patch(path, slot * 4, &value, 4);
-}
-
-/* n ids that a wrong offset would not reproduce. */
-static void fill_ids(uint32_t *tokens, int64_t n, uint32_t seed) {
-  for (int64_t i = 0; i < n; i++) tokens[i] = ((seed + (uint32_t)i) * 2654435761u >> 7) % V;
-}
-
-static void write_shard(const char *path, int version, const uint32_t *tokens, int64_t n) {
-  Error e;
-  if (!shard_write(path, version, tokens, n, 0, 0, &e)) fail_msg("%s", e.text);
-}
-
-/* A step with arrays of its own. */
-typedef struct Step {
-  StepBatch batch;
-  int32_t tokens[MAX_STEP], targets[MAX_STEP], positions[MAX_STEP], documents[MAX_STEP];
-} Step;
-
-static Step *step_new(int64_t A, int64_t B, int64_t T) {
-  assert_true(A * B * T <= MAX_STEP);
-  Step *s = calloc(1, sizeof *s);
-  assert_non_null(s);
-  s->batch = (StepBatch){A, B, T, s->tokens, s->targets, s->positions, s->documents, -1};
-  return s;
-}
-
-static DataLoader *open_ok(const char *globs, int64_t B, int64_t T) {
-  Error e;
-  DataLoader *d = dataloader_open(globs, B, T, V, &e);
-  if (!d) fail_msg("%s", e.text);
-  return d;
-}
-
-static void next_ok(DataLoader *d, Step *s) {
-  Error e;
-  if (!dataloader_next(d, &s->batch, &e)) fail_msg("%s", e.text);
-}
-
-static void assert_text(const Error *e, const char *part) {
-  if (!strstr(e->text, part)) fail_msg("'%s' is missing in: %s", part, e->text);
-}
+ * and refusals. Expected values come from a stream kept in memory. */
+#include "data_support.h"
 
 /* Opening is refused as a usage error whose text holds both parts. */
 static void refused(const char *globs, int64_t T, int64_t vocabulary, const char *part, const char *part2) {
   Error e = {0};
-  DataLoader *d = dataloader_open(globs, 1, T, vocabulary, &e);
+  DataLoader *d = dataloader_open(&(DataOptions){.globs = globs, .B = 1, .T = T, .V = vocabulary}, &e);
   if (d) fail_msg("'%s' was accepted; expected an error with '%s'", globs, part);
   assert_int_equal(e.code, EXIT_USAGE);
   assert_text(&e, part);
   assert_text(&e, part2);
-}
-
-/* The step's rows are the stream's windows from `first` on, wrapping after `windows` of them. */
-static void check_step(const Step *s, const uint32_t *stream, int64_t first, int64_t windows) {
-  const StepBatch *b = &s->batch;
-  int64_t valid = 0;
-  for (int64_t row = 0; row < b->A * b->B; row++) {
-    const uint32_t *window = stream + (first + row) % windows * b->T;
-    int document = 0;
-    for (int64_t t = 0; t < b->T; t++) {
-      int64_t i = row * b->T + t;
-      if (t > 0 && window[t] & TOKEN_DOCUMENT) document++;
-      bool masked = window[t + 1] & TOKEN_MASKED;
-      assert_int_equal(b->tokens[i], window[t] & TOKEN_ID);
-      assert_int_equal(b->targets[i], masked ? TARGET_IGNORED : (int32_t)(window[t + 1] & TOKEN_ID));
-      assert_int_equal(b->positions[i], t);
-      assert_int_equal(b->documents[i], document);
-      valid += !masked;
-    }
-  }
-  assert_int_equal(b->valid_targets, valid);
 }
 
 static void test_round_trip(void **state) {
@@ -159,7 +30,8 @@ static void test_round_trip(void **state) {
     assert_int_equal(st.st_size, 1024 + N * (version == 1 ? 2 : 4));
 
     Shard s;
-    if (!shard_open(&s, path, V, &e)) fail_msg("%s", e.text);
+    OpenFiles pool = {0};
+    if (!shard_open(&s, &pool, path, V, &e)) fail_msg("%s", e.text);
     assert_int_equal(s.n, N);
     assert_int_equal(s.tokenizer_hash, version == 8 ? 77 : 0);
     if (!shard_read(&s, 0, N, V, back, &e)) fail_msg("%s", e.text);
@@ -240,7 +112,7 @@ static void test_wrap_and_rewind(void **state) {
   for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
     int n = cases[c][0], T = cases[c][1];
     Error e;
-    DataLoader *d = dataloader_from_bytes("memory", bytes, n, 2, T, V, &e);
+    DataLoader *d = dataloader_from_bytes("memory", bytes, n, &(DataOptions){.B = 2, .T = T, .V = V}, &e);
     assert_non_null(d);
     int64_t windows = (n - 1) / T;
     assert_int_equal(dataloader_windows(d), windows);
@@ -302,8 +174,9 @@ static void test_restrict(void **state) {
   uint32_t stream[N];
   for (int i = 0; i < N; i++) stream[i] = bytes[i] = (uint8_t)i;
   Error e;
-  DataLoader *train = dataloader_from_bytes("memory", bytes, N, 1, T, V, &e);
-  DataLoader *held = dataloader_from_bytes("memory", bytes, N, 1, T, V, &e);
+  const DataOptions o = {.B = 1, .T = T, .V = V};
+  DataLoader *train = dataloader_from_bytes("memory", bytes, N, &o, &e);
+  DataLoader *held = dataloader_from_bytes("memory", bytes, N, &o, &e);
   Step *s = step_new(1, 1, T);
   next_ok(train, s);
   assert_true(dataloader_restrict(train, 0, 0.9, &e));
@@ -351,7 +224,7 @@ static void test_refuses_files(void **state) {
 
   Error e = {0};
   uint8_t bytes[8] = {1, 2, 3};
-  assert_null(dataloader_from_bytes("the demo", bytes, 8, 1, 8, V, &e));
+  assert_null(dataloader_from_bytes("the demo", bytes, 8, &(DataOptions){.B = 1, .T = 8, .V = V}, &e));
   assert_text(&e, "the demo");
   assert_text(&e, "has 8 tokens");
 }
@@ -483,7 +356,8 @@ static void test_vocabulary(void **state) {
   refused(path_of("vocabulary/t.txt"), 4, 128, "token 11 (at byte 11) is 195", "V >= 256");
   write_bytes(path_of("vocabulary/t.txt"), "plain ascii", 11);
   Error e;
-  DataLoader *d = dataloader_open(path_of("vocabulary/t.txt"), 1, 4, 128, &e);
+  DataLoader *d =
+      dataloader_open(&(DataOptions){.globs = path_of("vocabulary/t.txt"), .B = 1, .T = 4, .V = 128}, &e);
   assert_non_null(d);
   dataloader_close(d);
 }
@@ -508,59 +382,6 @@ static void test_writer_refuses(void **state) {
   assert_int_equal(e.code, EXIT_RUNTIME);
 }
 
-/* A sparse file whose last tokens lie beyond position 2^31 (version 7) or 2^32 (version 8, with the count in
- * [4..5]); only the pages that are read exist. */
-static void test_beyond_int32(void **state) {
-  (void)state;
-  enum { T = 8 };
-  int skipped = 0;
-  for (int version = 7; version <= 8; version++) {
-    int64_t n = (version == 7 ? INT64_C(1) << 31 : INT64_C(1) << 32) + 100;
-    const char *path = path_of(version == 7 ? "sparse/7.bin" : "sparse/8.bin");
-    uint32_t tail[3 * T + 1];
-    fill_ids(tail, 3 * T + 1, 9);
-    ShardHeader h = {.magic = SHARD_MAGIC_32, .version = version};
-    if (version == 7)
-      h.count = (uint32_t)n;
-    else
-      h.count64 = n;
-    write_bytes(path, &h, sizeof h);
-    if (truncate(path, 1024 + n * 4) != 0) { /* the file system or a limit has no room for it */
-      skipped++;
-      continue;
-    }
-    int64_t window = (n - 1) / T - 3; /* the last three */
-    patch(path, 1024 + window * T * 4, tail, sizeof tail);
-    struct stat st;
-    assert_int_equal(stat(path, &st), 0);
-    assert_true(st.st_blocks * 512 < 1 << 20);
-
-    Shard s;
-    Error e;
-    if (!shard_open(&s, path, V, &e)) fail_msg("%s", e.text);
-    assert_int_equal(s.n, n);
-    uint32_t back[3 * T + 1];
-    assert_true(shard_read(&s, window * T, 3 * T + 1, V, back, &e));
-    assert_memory_equal(back, tail, sizeof tail);
-    shard_close(&s);
-
-    DataLoader *d = open_ok(path, 1, T);
-    assert_int_equal(dataloader_tokens(d), n);
-    /* a part that starts at the third window from the end: a fraction a little inside the token before it */
-    assert_true(dataloader_restrict(d, ((double)(window * T) + 0.5) / (double)n, 1, &e));
-    assert_int_equal(dataloader_tokens(d), n - window * T);
-    Step *step = step_new(1, 1, T);
-    for (int i = 0; i < 4; i++) {
-      next_ok(d, step);
-      check_step(step, tail, i, 3);
-    }
-    free(step);
-    dataloader_close(d);
-    assert_int_equal(unlink(path), 0);
-  }
-  if (skipped == 2) skip();
-}
-
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_round_trip),         cmocka_unit_test(test_header_slots),
@@ -569,7 +390,7 @@ int main(void) {
       cmocka_unit_test(test_restrict),           cmocka_unit_test(test_refuses_files),
       cmocka_unit_test(test_refuses_headers),    cmocka_unit_test(test_refuses_damage),
       cmocka_unit_test(test_refuses_tokenizers), cmocka_unit_test(test_vocabulary),
-      cmocka_unit_test(test_writer_refuses),     cmocka_unit_test(test_beyond_int32),
+      cmocka_unit_test(test_writer_refuses),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

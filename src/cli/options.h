@@ -35,6 +35,7 @@ typedef struct Options {
   double rope_factor; /* context extension factor; 0 = as the model says */
   const char *train;  /* globs of the training data; NULL = the built-in demo text */
   const char *val;    /* globs of the validation data */
+  int shuffle;        /* 1: the training data are shuffled by seed; 0: in the order of their files */
   int64_t seq_len;    /* T, tokens a sequence */
   int64_t batch;      /* B, sequences a micro-batch */
   int64_t grad_accum; /* micro-batches an optimizer step */
@@ -42,7 +43,7 @@ typedef struct Options {
   /* Training */
   int64_t steps;      /* the schedule's horizon, in optimizer steps */
   int64_t stop_after; /* this run stops after this step; 0 = after `steps` */
-  int64_t seed;       /* of initialisation, demo text, sampling and stochastic rounding */
+  int64_t seed;       /* of initialisation, shuffling, demo text, sampling and stochastic rounding */
   double lr;          /* highest learning rate */
   double min_lr;      /* learning rate at the end of the schedule */
   int64_t warmup;     /* steps over which the learning rate rises from 0 */

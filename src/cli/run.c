@@ -9,24 +9,41 @@
 #include "cli/flags.h"      /* defines: flags_print, flags_json */
 #include "cli/setup.h"      /* defines: setup_config, setup_shape, setup_data */
 #include "io/demo_text.h"   /* defines: demo_prompt */
-#include "io/file.h"        /* defines: file_write_text */
+#include "io/file.h"        /* defines: file_check_target, file_write_text */
 #include "io/json_out.h"    /* defines: json_string */
-#include "llama/hf_model.h" /* defines: hf_model_load */
+#include "llama/hf_model.h" /* defines: hf_model_check, hf_model_load */
 #include "llama/sample.h"   /* defines: sample_bytes */
 #include "ops/matmul.h"     /* defines: matmul_measure_rate */
 
 /* ---- opening ---- */
 
+/* The folder of the weights that the run begins with; NULL when they are drawn at random. */
+static const char *weights_folder(const Run *r) {
+  if (r->resumed.path[0]) return r->resumed.path;
+  return setup_is_folder(&r->o) ? r->o.model : NULL;
+}
+
+static bool weights_error(const Run *r, Error *e) {
+  return error_prefix(e, "%s %s: ", r->resumed.path[0] ? "--resume" : "--model", weights_folder(r));
+}
+
+/* A config.json that is not that of the weights is found before its sizes are allocated. */
+static bool open_weights(Run *r, Error *e) {
+  const char *folder = weights_folder(r);
+  if (!folder) return true;
+  r->weights = safetensors_open(folder, e);
+  return (r->weights && hf_model_check(&r->config, r->weights, e)) || weights_error(r, e);
+}
+
 static bool load_weights(Run *r, Error *e) {
-  if (r->resumed.path[0]) return saved_state_load(&r->resumed, &r->model, e);
-  if (!setup_is_folder(&r->o)) {
+  if (!r->weights) {
     model_init(&r->model, (uint64_t)r->o.seed);
     return true;
   }
-  SafeTensors *set = safetensors_open(r->o.model, e);
-  bool ok = set && hf_model_load(&r->model, set, e);
-  safetensors_close(set);
-  return ok || error_prefix(e, "--model %s: ", r->o.model);
+  bool ok = hf_model_load(&r->model, r->weights, e) || weights_error(r, e);
+  safetensors_close(r->weights);
+  r->weights = NULL;
+  return ok && (!r->resumed.path[0] || saved_state_load_optimizer(&r->resumed, &r->model, e));
 }
 
 static bool check_sampling(const Run *r, Error *e) {
@@ -44,6 +61,13 @@ static bool peek(Run *r, DataLoader *d, Error *e) {
   StepBatch step = model_step_batch(&r->model, r->o.grad_accum);
   bool ok = dataloader_next(d, &step, e);
   return ok && dataloader_seek(d, &here, e);
+}
+
+/* From here on the data of the next step are read while this one computes. */
+static bool read_ahead(Run *r, Error *e) {
+  if (!r->train || r->o.eval_only) return true;
+  uint32_t *raw = arena_get(&r->model.arena, r->schedule->host_ahead);
+  return dataloader_prefetch(r->train, raw, r->o.grad_accum, e);
 }
 
 /* The data, from where the resumed run was in them. */
@@ -64,24 +88,26 @@ bool run_open(Run *r, Error *e) {
   r->lock = r->log.json = -1;
   /* before any other thread: they inherit which signals are blocked */
   r->signals = signals_open();
+  if (o->dump_grads && !file_check_target(o->dump_grads, e)) return error_prefix(e, "--dump-grads ");
   if (!setup_config(&r->config, o, e) || !device_open(&r->dev, o->device, (int)o->threads, e)) return false;
   RunShape shape = setup_shape(o);
   r->schedule = schedule_new(&r->config, &shape, &r->dev);
   if (o->plan) return true;
-  if (!open_saved_state(r, e) || !open_data(r, e)) return false;
+  if (!open_saved_state(r, e) || !open_weights(r, e) || !open_data(r, e)) return false;
   r->roof = matmul_measure_rate(&r->dev, shape.dtype, 0.03);
   r->libraries_bytes = process_resident_bytes();
   return model_open(&r->model, &r->config, r->schedule, &r->dev, false, e) && load_weights(r, e) &&
-         peek(r, r->train, e) && peek(r, r->val, e);
+         peek(r, r->train, e) && peek(r, r->val, e) && read_ahead(r, e);
 }
 
 void run_close(Run *r) {
   signals_close(r->signals);
   log_close(&r->log);
-  model_close(&r->model);
-  schedule_free(r->schedule);
-  dataloader_close(r->train);
+  dataloader_close(r->train); /* before the model, whose arena it may be reading into */
   dataloader_close(r->val);
+  model_close(&r->model);
+  safetensors_close(r->weights);
+  schedule_free(r->schedule);
   saved_state_close(&r->resumed);
   device_close(&r->dev);
   config_free(&r->config);
@@ -100,10 +126,24 @@ static bool write_run_json(const Run *r, int argc, char **argv, Error *e) {
     if (i) fputs(", ", f);
     json_string(f, argv[i]);
   }
+  char host[256] = "";
+  gethostname(host, sizeof host - 1);
+  fputs("],\n  \"host\": ", f);
+  json_string(f, host);
+  fputs(",\n  \"device\": ", f);
+  json_string(f, r->dev.name);
+  const Config *c = &r->config;
   fprintf(
-      f, "],\n  \"resumed_from_step\": %lld,\n  \"mlp_rows\": %lld,\n  \"head_rows\": %lld,\n  \"options\": ",
-      (long long)run_first(r), (long long)schedule_mlp_rows(r->schedule),
-      (long long)schedule_head_rows(r->schedule));
+      f,
+      ",\n  \"model\": {\"family\": \"%s\", \"parameters\": %lld, \"C\": %lld, \"L\": %lld, \"NH\": %lld, "
+      "\"NKV\": %lld, \"HS\": %lld, \"FF\": %lld, \"V\": %lld",
+      c->family, (long long)config_parameters(c), (long long)c->C, (long long)c->L, (long long)c->NH,
+      (long long)c->NKV, (long long)c->HS, (long long)c->FF, (long long)c->V);
+  fprintf(f,
+          "},\n  \"data_tokens\": %lld,\n  \"resumed_from_step\": %lld,\n  \"mlp_rows\": %lld,\n  "
+          "\"head_rows\": %lld,\n  \"options\": ",
+          (long long)(r->train ? dataloader_tokens(r->train) : 0), (long long)run_first(r),
+          (long long)schedule_mlp_rows(r->schedule), (long long)schedule_head_rows(r->schedule));
   flags_json(f, &r->o, 2);
   fputs("\n}\n", f);
   CHECK(fclose(f) == 0, "out of memory for run.json");

@@ -7,6 +7,7 @@
 #include "cli/options.h"
 #include "cli/saved_state.h"
 #include "io/log.h"
+#include "io/safetensors.h"
 #include "llama/model.h"
 
 #ifdef __cplusplus
@@ -23,6 +24,7 @@ typedef struct Run {
   Model model;
   DataLoader *train, *val; /* NULL where there is none */
   SavedState resumed;      /* what the run goes on from */
+  SafeTensors *weights;    /* of a folder, until they are loaded; else NULL */
   Log log;
   Signals *signals;
   int lock;                /* of the run folder; -1 = none */

@@ -64,6 +64,21 @@ static void apply_rope_flags(Config *c, const Options *o) {
   if (reach > (double)c->max_T) c->max_T = (int64_t)llround(reach);
 }
 
+/* The plan counts bytes in 64 bits: more than it can add up, with everything kept that can be, is refused. */
+static bool check_total(const Config *c, const Options *o, Error *e) {
+  const double most = 0x1p60;
+  double q = (double)(c->NH * c->HS), kv = (double)(c->NKV * c->HS);
+  double rows = (double)o->batch * (double)o->seq_len;
+  double layer = 8 * (double)c->C + 6 * (q + kv) + 4 * (double)c->FF + 4 * (double)c->NH; /* numbers a row */
+  double bytes = 4 * rows * ((double)c->L * layer + (double)c->V) + 20 * (double)config_parameters(c);
+  if (bytes <= most) return true;
+  return error_usage(
+      e,
+      "the model's sizes with --batch %lld and --seq-len %lld come to up to %.3g bytes, expected at "
+      "most %.3g.\nLower --seq-len or --batch, or choose a smaller model.",
+      (long long)o->batch, (long long)o->seq_len, bytes, most);
+}
+
 bool setup_config(Config *c, const Options *o, Error *e) {
   *c = (Config){0};
   if (setup_is_folder(o)) {
@@ -72,7 +87,7 @@ bool setup_config(Config *c, const Options *o, Error *e) {
     return unknown_model(o, e);
   }
   apply_rope_flags(c, o);
-  if (!config_check(c, e)) return false;
+  if (!config_check(c, e) || !check_total(c, o, e)) return false;
   if (o->seq_len > c->max_T)
     fprintf(
         stderr,
@@ -99,38 +114,45 @@ RunShape setup_shape(const Options *o) {
   };
 }
 
-static DataLoader *open_demo(const char *name, uint64_t seed, int64_t bytes, const Options *o,
-                             const Config *c, Error *e) {
+static DataLoader *open_demo(const char *name, uint64_t seed, int64_t bytes, const DataOptions *o, Error *e) {
   char *text = demo_text(seed, bytes);
-  DataLoader *d = dataloader_from_bytes(name, (const uint8_t *)text, bytes, o->batch, o->seq_len, c->V, e);
+  DataLoader *d = dataloader_from_bytes(name, (const uint8_t *)text, bytes, o, e);
   free(text);
   return d;
 }
 
-static bool open_split(DataLoader **train, DataLoader **val, const Options *o, const Config *c, Error *e) {
+/* Opens the training data once more, in the order of the files, and gives each loader its part. */
+static bool open_split(DataLoader *train, DataLoader **val, const DataOptions *train_data, Error *e) {
   const double held_out = 0.05;
-  *val = dataloader_open(o->train, o->batch, o->seq_len, c->V, e);
+  DataOptions data = *train_data;
+  data.shuffle = false;
+  *val = dataloader_open(&data, e);
   if (!*val || !dataloader_restrict(*val, 1 - held_out, 1, e))
     return error_prefix(e, "no --val, so the last twentieth of --train was to be held out: ");
-  fprintf(stderr, "# no --val: the last twentieth of %s is held out for validation\n", o->train);
-  return dataloader_restrict(*train, 0, 1 - held_out, e);
+  fprintf(stderr, "# no --val: the last twentieth of %s is held out for validation\n", data.globs);
+  return dataloader_restrict(train, 0, 1 - held_out, e);
 }
 
 bool setup_data(DataLoader **train, DataLoader **val, const Options *o, const Config *c, Error *e) {
   *train = *val = NULL;
   bool demo_text_wanted = !o->train && strcmp(o->model, "demo") == 0;
   uint64_t seed = (uint64_t)o->seed;
+  const DataOptions val_data = {.globs = o->val, .B = o->batch, .T = o->seq_len, .V = c->V};
+  DataOptions train_data = val_data;
+  train_data.globs = o->train;
+  train_data.shuffle = o->shuffle;
+  train_data.seed = seed;
   if (o->train)
-    *train = dataloader_open(o->train, o->batch, o->seq_len, c->V, e);
+    *train = dataloader_open(&train_data, e);
   else if (demo_text_wanted && !o->eval_only)
-    *train = open_demo("demo text", seed, DEMO_TRAIN_BYTES, o, c, e);
+    *train = open_demo("demo text", seed, DEMO_TRAIN_BYTES, &train_data, e);
   if (!*train && !o->eval_only) return false;
 
   if (o->val)
-    *val = dataloader_open(o->val, o->batch, o->seq_len, c->V, e);
+    *val = dataloader_open(&val_data, e);
   else if (demo_text_wanted)
-    *val = open_demo("demo validation text", seed + 1, DEMO_VAL_BYTES, o, c, e);
+    *val = open_demo("demo validation text", seed + 1, DEMO_VAL_BYTES, &val_data, e);
   else if (*train && dataloader_bytes(*train) && !o->dump_grads)
-    return open_split(train, val, o, c, e);
+    return open_split(*train, val, &train_data, e);
   return *val || !(o->val || demo_text_wanted);
 }

@@ -1,22 +1,18 @@
 #include "io/shards.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define XXH_INLINE_ALL
-#include <xxhash.h> // XXH3_64bits
+#include <xxhash.h> // XXH3_64bits, XXH3_state_t
 
 #include "io/file.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "shards are little-endian and are read in place"
+#error "shards are little-endian and are read as they are"
 #endif
 _Static_assert(sizeof(ShardHeader) == 1024, "a shard's header is 256 int32");
 _Static_assert(offsetof(ShardHeader, payload_hash) == 10 * 4, "the slots have no gaps");
@@ -29,30 +25,13 @@ static bool is_text(const char *path) {
   return dot && (!strcasecmp(dot, ".txt") || !strcasecmp(dot, ".md") || !strcasecmp(dot, ".text"));
 }
 
-/* The whole file as s->base; an empty file has none, since it cannot be mapped. */
-static bool map_file(Shard *s, Error *e) {
-  int fd = open(s->name, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return error_usage(e, "%s: cannot open the file: %s", s->name, strerror(errno));
-  struct stat st;
-  bool ok = true;
-  if (fstat(fd, &st) != 0) {
-    ok = error_runtime(e, "%s: cannot read the file's size: %s", s->name, strerror(errno));
-  } else if (!S_ISREG(st.st_mode)) {
-    ok = error_usage(e, "%s: not a regular file; name token shards or text files", s->name);
-  } else if (st.st_size > 0) {
-    void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
-    if (p == MAP_FAILED) {
-      ok = error_runtime(e, "%s: cannot map %" PRId64 " bytes: %s", s->name, (int64_t)st.st_size,
-                         strerror(errno));
-    } else {
-      s->base = p;
-      s->base_bytes = (size_t)st.st_size;
-      s->mapped = true;
-    }
-  }
-  close(fd);
-  return ok;
+static bool read_bytes(Shard *s, int64_t at, void *dst, int64_t bytes, Error *e) {
+  if (!s->memory) return watched_read(&s->file, s->pool, at, dst, bytes, e);
+  memcpy(dst, s->memory + at, (size_t)bytes);
+  return true;
 }
+
+enum { PIECE = 1 << 16 }; /* bytes, of what is read in pieces */
 
 /* Version 8's own fields. */
 static bool check_extension(const ShardHeader *h, const char *name, int64_t V, Error *e) {
@@ -85,26 +64,52 @@ static bool check_extension(const ShardHeader *h, const char *name, int64_t V, E
   return true;
 }
 
+/* Hashes bytes [from, to) of the file. */
+static bool hash_bytes(Shard *s, int64_t from, int64_t to, uint64_t *hash, Error *e) {
+  uint8_t piece[PIECE];
+  XXH3_state_t state;
+  XXH3_64bits_reset(&state);
+  while (from < to) {
+    int64_t m = to - from < PIECE ? to - from : PIECE;
+    if (!read_bytes(s, from, piece, m, e)) return false;
+    XXH3_64bits_update(&state, piece, (size_t)m);
+    from += m;
+  }
+  *hash = XXH3_64bits_digest(&state);
+  return true;
+}
+
 /* A corrupt shard must be refused before training, not met in the middle of it. */
-static bool check_payload_hash(const Shard *s, uint64_t expected, Error *e) {
-  madvise(s->base, s->base_bytes, MADV_SEQUENTIAL);
-  uint64_t found = XXH3_64bits(s->tokens, (size_t)s->n * (size_t)s->width);
-  madvise(s->base, s->base_bytes, MADV_NORMAL);
-  if (found == expected) return true;
+static bool check_payload_hash(Shard *s, uint64_t expected, Error *e) {
+  if (!hash_bytes(s, s->payload_at, s->bytes, &s->content_hash, e)) return false;
+  if (s->content_hash == expected) return true;
   return error_usage(e,
                      "%s: the tokens' hash is %016" PRIx64 ", but the header says %016" PRIx64
                      ": the file is damaged; copy or write it again",
-                     s->name, found, expected);
+                     s->name, s->content_hash, expected);
+}
+
+/* What tells two files without a payload hash apart, without reading all of them. */
+static bool sample_content(Shard *s, Error *e) {
+  int64_t end = s->payload_at + PIECE < s->bytes ? s->payload_at + PIECE : s->bytes;
+  int64_t tail = s->bytes - PIECE > end ? s->bytes - PIECE : end;
+  uint64_t hashes[2];
+  if (!hash_bytes(s, s->payload_at, end, &hashes[0], e) || !hash_bytes(s, tail, s->bytes, &hashes[1], e))
+    return false;
+  s->content_hash = XXH3_64bits(hashes, sizeof hashes);
+  return true;
 }
 
 static bool parse_shard(Shard *s, int64_t V, Error *e) {
-  if (s->base_bytes < sizeof(ShardHeader)) {
+  if (s->bytes < (int64_t)sizeof(ShardHeader)) {
     return error_usage(e,
-                       "%s: %zu bytes, less than a shard's header of %zu; expected a token shard, or text "
-                       "under a name that ends in .txt, .md or .text",
-                       s->name, s->base_bytes, sizeof(ShardHeader));
+                       "%s: %" PRId64 " bytes, less than a shard's header of %zu; expected a token shard, or "
+                       "text under a name that ends in .txt, .md or .text",
+                       s->name, s->bytes, sizeof(ShardHeader));
   }
-  const ShardHeader *h = s->base;
+  ShardHeader header;
+  const ShardHeader *h = &header;
+  if (!read_bytes(s, 0, &header, sizeof header, e)) return false;
   if (h->magic != SHARD_MAGIC_16 && h->magic != SHARD_MAGIC_32) {
     return error_usage(e,
                        "%s: not a token shard: it begins with %" PRId32 ", expected %d or %d; text must be "
@@ -121,7 +126,8 @@ static bool parse_shard(Shard *s, int64_t V, Error *e) {
 
   int64_t count = extended ? h->count64 : (int64_t)h->count;
   s->width = h->version == 1 ? 2 : 4;
-  int64_t payload = (int64_t)(s->base_bytes - sizeof *h);
+  s->payload_at = sizeof *h;
+  int64_t payload = s->bytes - s->payload_at;
   if (payload % s->width != 0 || payload / s->width != count) {
     return error_usage(e,
                        "%s: the header counts %" PRId64 " tokens of %d bytes, but %" PRId64
@@ -130,16 +136,15 @@ static bool parse_shard(Shard *s, int64_t V, Error *e) {
                        payload / s->width < count ? "too few" : "too many");
   }
   s->n = count;
-  s->tokens = (const uint8_t *)s->base + sizeof *h;
-  if (!extended) return true;
+  if (!extended) return sample_content(s, e);
   s->tokenizer_hash = h->tokenizer_hash;
   s->marks = (h->flags & SHARD_HAS_MASKED ? TOKEN_MASKED : 0) |
              (h->flags & SHARD_HAS_DOCUMENTS ? TOKEN_DOCUMENT : 0);
-  return h->payload_hash == 0 || check_payload_hash(s, h->payload_hash, e);
+  return h->payload_hash ? check_payload_hash(s, h->payload_hash, e) : sample_content(s, e);
 }
 
 static bool bad_token(const Shard *s, int64_t index, uint32_t token, int64_t V, Error *e) {
-  int64_t offset = (int64_t)(s->tokens - (const uint8_t *)s->base) + index * s->width;
+  int64_t offset = s->payload_at + index * s->width;
   return error_usage(e,
                      "%s: token %" PRId64 " (at byte %" PRId64 ") is %" PRIu32 ", expected 0 .. %" PRId64
                      " for the model's vocabulary of %" PRId64 "; %s",
@@ -151,66 +156,76 @@ static bool bad_token(const Shard *s, int64_t index, uint32_t token, int64_t V, 
 /* The whole file is text: its bytes are the tokens. */
 static bool parse_text(Shard *s, int64_t V, Error *e) {
   s->width = 1;
-  s->n = (int64_t)s->base_bytes;
-  s->tokens = s->base;
-  for (int64_t i = 0; V < 256 && i < s->n; i++) {
-    if (s->tokens[i] >= V) return bad_token(s, i, s->tokens[i], V, e);
-  }
-  return true;
+  s->n = s->bytes;
+  return shard_check_tokens(s, V, e) && sample_content(s, e);
 }
 
 static Shard named_shard(const char *name, int64_t V) {
   CHECK(V > 0 && V <= TOKEN_MAX_VOCAB, "vocabulary %" PRId64 " for token files", V);
-  Shard s = {.name = strdup(name)};
+  Shard s = {.name = strdup(name), .file.fd = -1};
   CHECK(s.name, "out of memory for a file's name");
   return s;
 }
 
-bool shard_open(Shard *s, const char *path, int64_t V, Error *e) {
+bool shard_open(Shard *s, OpenFiles *pool, const char *path, int64_t V, Error *e) {
   *s = named_shard(path, V);
-  bool ok = map_file(s, e) && (is_text(path) ? parse_text(s, V, e) : parse_shard(s, V, e));
+  s->pool = pool;
+  bool ok = watched_open(&s->file, pool, s->name, e);
+  s->bytes = s->file.bytes;
+  ok = ok && (is_text(path) ? parse_text(s, V, e) : parse_shard(s, V, e));
   if (!ok) shard_close(s);
   return ok;
 }
 
 bool shard_from_bytes(Shard *s, const char *name, const uint8_t *bytes, int64_t n, int64_t V, Error *e) {
   *s = named_shard(name, V);
-  s->base_bytes = (size_t)n;
-  if (n > 0) {
-    s->base = malloc((size_t)n);
-    CHECK(s->base, "out of memory for %" PRId64 " bytes of text", n);
-    memcpy(s->base, bytes, (size_t)n);
-  }
+  s->bytes = n;
+  s->memory = malloc((size_t)n + 1); /* never NULL, which means a file */
+  CHECK(s->memory, "out of memory for %" PRId64 " bytes of text", n);
+  if (n > 0) memcpy(s->memory, bytes, (size_t)n);
   bool ok = parse_text(s, V, e);
   if (!ok) shard_close(s);
   return ok;
 }
 
 void shard_close(Shard *s) {
-  if (s->mapped)
-    munmap(s->base, s->base_bytes);
-  else
-    free(s->base);
+  watched_close(&s->file, s->pool);
+  free(s->memory);
   free(s->name);
-  *s = (Shard){0};
+  *s = (Shard){.file.fd = -1};
 }
 
-bool shard_read(const Shard *s, int64_t from, int64_t n, int64_t V, uint32_t *dst, Error *e) {
+/* Narrow tokens at the end of dst become dst [n]: from the front on, none is overwritten before it is read.
+ */
+static void widen(uint32_t *dst, int64_t n, int width) {
+  const uint8_t *src = (const uint8_t *)dst + n * (4 - width);
+  for (int64_t i = 0; i < n; i++) {
+    uint32_t token = 0;
+    memcpy(&token, src + i * width, width == 1 ? 1 : 2);
+    dst[i] = token;
+  }
+}
+
+bool shard_read(Shard *s, int64_t from, int64_t n, int64_t V, uint32_t *dst, Error *e) {
   CHECK(from >= 0 && n >= 0 && from <= s->n - n, "tokens %" PRId64 " + %" PRId64 " of %" PRId64, from, n,
         s->n);
-  const uint8_t *src = s->tokens + from * s->width;
-  switch (s->width) {
-  case 1:
-    for (int64_t i = 0; i < n; i++) dst[i] = src[i];
-    break;
-  case 2:
-    for (int64_t i = 0; i < n; i++) dst[i] = ((const uint16_t *)src)[i];
-    break;
-  default: memcpy(dst, src, (size_t)n * 4);
-  }
+  uint8_t *to = (uint8_t *)dst + n * (4 - s->width);
+  if (!read_bytes(s, s->payload_at + from * s->width, to, n * s->width, e)) return false;
+  if (s->width < 4) widen(dst, n, s->width);
   for (int64_t i = 0; i < n; i++) {
     uint32_t id = dst[i] & ~s->marks;
     if (id >= V) return bad_token(s, from + i, id, V, e);
+  }
+  return true;
+}
+
+bool shard_check_tokens(Shard *s, int64_t V, Error *e) {
+  if (s->width < 4 && V >= (int64_t)1 << 8 * s->width) return true; /* it cannot hold a larger one */
+  uint32_t piece[PIECE / 4];
+  int64_t m;
+  for (int64_t at = 0; at < s->n; at += m) {
+    m = s->n - at < PIECE / 4 ? s->n - at : PIECE / 4;
+    if (!shard_read(s, at, m, V, piece, e)) return false;
   }
   return true;
 }

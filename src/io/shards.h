@@ -1,14 +1,13 @@
 /* Token files: the shards of llm.c (https://github.com/karpathy/llm.c, versions 1 and 7), an extension of
- * theirs (version 8), and text whose bytes are the tokens. A file is mapped read-only, never copied.
- * Layout: docs/formats.md. */
+ * theirs (version 8), and text whose bytes are the tokens. Layout: docs/formats.md. */
 #ifndef SHARDS_H
 #define SHARDS_H
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
 #include "base/error.h"
+#include "io/watched_file.h" /* WatchedFile, OpenFiles */
 
 #ifdef __cplusplus
 extern "C" {
@@ -42,31 +41,37 @@ typedef struct ShardHeader {
   int32_t reserved[244];   /* [12..255] 0 */
 } ShardHeader;
 
-/* An open token file. */
+/* A token file, or text in memory. */
 typedef struct Shard {
-  char *name; /* path, for messages */
-  void *base; /* the mapped file, or owned memory; NULL when empty */
-  size_t base_bytes;
-  bool mapped;
-  const uint8_t *tokens;   /* n tokens of `width` bytes, little-endian, inside base */
-  int width;               /* 1 = bytes of text, 2 or 4 */
+  char *name;              /* path, for messages */
+  WatchedFile file;        /* of a file ... */
+  OpenFiles *pool;         /* ... among these */
+  uint8_t *memory;         /* owned, of text in memory; else NULL */
+  int64_t bytes;           /* of the whole file or text */
+  int64_t payload_at;      /* byte of the first token */
+  int width;               /* bytes a token: 1 = text, 2 or 4 */
   uint32_t marks;          /* TOKEN_MASKED, TOKEN_DOCUMENT: those that tokens of this file may carry */
   int64_t n;               /* tokens */
   uint64_t tokenizer_hash; /* 0 = not given */
+  uint64_t content_hash; /* the payload hash; of a file without one, the hash of its first and last tokens */
 } Shard;
 
 /* Opens PATH: text by its extension (.txt, .md, .text), else a shard. Refuses a wrong magic, version,
  * length, flag or payload hash, a header's V above the model's V, and text with a byte >= V. A payload hash
- * means that the whole file is read once here. The file must not change while it is open. */
-bool shard_open(Shard *s, const char *path, int64_t V, Error *e);
+ * means that the whole file is read once here. The shard stays where it is in memory until it is closed, and
+ * so does the pool. */
+bool shard_open(Shard *s, OpenFiles *pool, const char *path, int64_t V, Error *e);
 
 /* The same over a copy of n bytes of text in memory; `name` is for messages. */
 bool shard_from_bytes(Shard *s, const char *name, const uint8_t *bytes, int64_t n, int64_t V, Error *e);
 void shard_close(Shard *s);
 
 /* Reads tokens [from, from + n), marks included, to dst [n]. A token >= V is an error that names the file,
- * the token's index, and its offset in bytes. */
-bool shard_read(const Shard *s, int64_t from, int64_t n, int64_t V, uint32_t *dst, Error *e);
+ * the token's index, and its offset in bytes; a file that changed since it was opened is a runtime error. */
+bool shard_read(Shard *s, int64_t from, int64_t n, int64_t V, uint32_t *dst, Error *e);
+
+/* Reads all of it: a token >= V is an error, as in shard_read. */
+bool shard_check_tokens(Shard *s, int64_t V, Error *e);
 
 /* Writes tokens [n] as a shard of version 1, 7 or 8; only version 8 takes marks, V (0 = not given) and
  * tokenizer_hash (0 = not given), and it gets a payload hash. The file is written aside as PATH.tmp, synced,

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "dataloader.h"  /* defines: dataloader_prefetch_tokens */
 #include "mst_chunk.cuh" /* defines: mst_choose_rows */
 #include "ops/attention.h"
 
@@ -260,6 +261,12 @@ static void declare_data(Schedule *s, const Config *c, const Device *dev) {
   for (size_t i = 0; i < sizeof step_arrays / sizeof *step_arrays; i++) {
     *step_arrays[i].id = plan_buffer(p, SPACE_HOST, CAT_DATA, step, "%s", step_arrays[i].name);
     plan_live_always(p, *step_arrays[i].id);
+  }
+  s->host_ahead = NO_BUFFER;
+  if (s->shape.training) {
+    int64_t ahead = dataloader_prefetch_tokens(s->shape.A, s->shape.B, s->shape.T) * 4;
+    s->host_ahead = plan_buffer(p, SPACE_HOST, CAT_DATA, ahead, "step read ahead");
+    plan_live_always(p, s->host_ahead);
   }
   s->tokens = plan_buffer(p, SPACE_DEVICE, CAT_DATA, N * 4, "tokens");
   s->targets = plan_buffer(p, SPACE_DEVICE, CAT_DATA, N * 4, "targets");

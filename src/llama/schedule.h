@@ -107,6 +107,7 @@ typedef struct Schedule {
   BufferId staging;                    /* [STAGING_ELEMENTS] fp32, while loading and saving */
   BufferId host_staging, host_losses;  /* the same in host memory */
   BufferId host_tokens, host_targets, host_positions, host_documents; /* [A, B, T] int32: the step */
+  BufferId host_ahead; /* [A*B*(T + 1)] uint32: the next step, read ahead; NO_BUFFER without training */
 } Schedule;
 
 enum { STAGING_ELEMENTS = 1 << 20 };
