@@ -8,6 +8,8 @@
 #ifndef LAUNCH_CUH
 #define LAUNCH_CUH
 
+#include <limits.h>
+
 #include "device/device.h"  // defines: Device
 #include "device/group.cuh" // defines: Lane, Block, HD
 #ifdef __CUDACC__
@@ -49,6 +51,26 @@ template <class F> static void launch_blocks(Device *dev, int64_t rows, F f) {
   unsigned blocks = rows < MAX_BLOCKS ? (unsigned)rows : (unsigned)MAX_BLOCKS;
   row_kernel<<<blocks, LAUNCH_THREADS, 0, (cudaStream_t)dev->stream>>>(f, rows);
   cuda_check(__PRETTY_FUNCTION__, cudaGetLastError()); /* names F, which is named after the operation */
+}
+
+template <class F>
+__global__ void __launch_bounds__(F::THREADS, F::BLOCKS) tile_kernel(const __grid_constant__ F f, int64_t items) {
+  extern __shared__ __align__(128) char shared[];
+  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+    f(shared, item);
+    __syncthreads(); /* shared is free again */
+  }
+}
+
+/* f(shared, item) for every item, begun in their order, on a CUDA device: by blocks of F::THREADS threads that
+ * have F::SHARED bytes of shared memory, at a multiple of 128; F::BLOCKS of them should fit a multiprocessor. */
+template <class F> static void launch_tiles(Device *dev, int64_t items, F f) {
+  if (items <= 0) return;
+  unsigned blocks = items < INT_MAX ? (unsigned)items : (unsigned)INT_MAX;
+  cuda_check(__PRETTY_FUNCTION__, cudaFuncSetAttribute(tile_kernel<F>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                       (int)F::SHARED));
+  tile_kernel<<<blocks, F::THREADS, F::SHARED, (cudaStream_t)dev->stream>>>(f, items);
+  cuda_check(__PRETTY_FUNCTION__, cudaGetLastError());
 }
 #endif
 
