@@ -304,10 +304,10 @@ static void test_reference(void **) {
  * in two passes, many in one. */
 static void test_lengths(void **) {
   static const Case cases[] = {
-      {1, 1, 1, 1, 8, 0, 2, 1, 0},    {3, 1, 4, 2, 16, 1, 2, 1, 16},   {1, 2, 6, 2, 16, 0, 2, 1, 0},
-      {3, 63, 3, 3, 16, 0, 2, 1, 16},  {1, 64, 4, 2, 64, 0, 2, 1, 0},  {3, 65, 6, 2, 8, 0, 1, 1, 16},
-      {1, 250, 8, 1, 16, 0, 2, 1, 0}, {3, 250, 4, 2, 16, 0, 3, 1, 16}, {1, 300, 6, 2, 16, 0, 2, 1, 0},
-      {1, 520, 1, 1, 80, 0, 2, 1, 16}, {1, 520, 3, 3, 8, 0, 2, 1, 0},  {1, 520, 2, 2, 64, 0, 2, 1, 16},
+      {1, 1, 1, 1, 8, 0, 2, 1, 0},     {3, 1, 4, 2, 16, 1, 2, 1, 16},   {1, 2, 6, 2, 16, 0, 2, 1, 0},
+      {3, 63, 3, 3, 16, 0, 2, 1, 16},  {1, 64, 4, 2, 64, 0, 2, 1, 0},   {3, 65, 6, 2, 8, 0, 1, 1, 16},
+      {1, 250, 8, 1, 16, 0, 2, 1, 0},  {3, 250, 4, 2, 16, 0, 3, 1, 16}, {1, 300, 6, 2, 16, 0, 2, 1, 0},
+      {1, 520, 1, 1, 80, 0, 2, 1, 16}, {1, 520, 3, 3, 8, 0, 2, 1, 0},   {1, 520, 2, 2, 64, 0, 2, 1, 16},
   };
   check_cases(cases, sizeof cases / sizeof *cases);
 }
@@ -322,9 +322,9 @@ static void test_large_heads(void **) {
 /* Windows of one, shorter than a block, of several blocks, and longer than the sequence. */
 static void test_windows(void **) {
   static const Case cases[] = {
-      {1, 65, 1, 1, 8, 1, 2, 1, 16},     {3, 63, 4, 2, 16, 7, 2, 1, 0},   {1, 250, 6, 2, 16, 7, 1, 1, 16},
-      {1, 300, 8, 1, 16, 64, 2, 1, 0},  {1, 520, 3, 3, 16, 64, 2, 1, 16}, {1, 520, 4, 2, 16, 300, 2, 1, 0},
-      {1, 520, 1, 1, 80, 300, 3, 1, 16}, {3, 250, 2, 2, 8, 300, 2, 1, 0}, {1, 520, 2, 2, 8, 1, 2, 1, 16},
+      {1, 65, 1, 1, 8, 1, 2, 1, 16},     {3, 63, 4, 2, 16, 7, 2, 1, 0},    {1, 250, 6, 2, 16, 7, 1, 1, 16},
+      {1, 300, 8, 1, 16, 64, 2, 1, 0},   {1, 520, 3, 3, 16, 64, 2, 1, 16}, {1, 520, 4, 2, 16, 300, 2, 1, 0},
+      {1, 520, 1, 1, 80, 300, 3, 1, 16}, {3, 250, 2, 2, 8, 300, 2, 1, 0},  {1, 520, 2, 2, 8, 1, 2, 1, 16},
       {1, 520, 2, 1, 16, 520, 2, 1, 0},
   };
   check_cases(cases, sizeof cases / sizeof *cases);
@@ -353,12 +353,9 @@ static void test_workspace_is_small(void **) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_reference),
-      cmocka_unit_test(test_lengths),
-      cmocka_unit_test(test_large_heads),
-      cmocka_unit_test(test_windows),
-      cmocka_unit_test(test_saturation),
-      cmocka_unit_test(test_workspace_is_small),
+      cmocka_unit_test(test_reference),   cmocka_unit_test(test_lengths),
+      cmocka_unit_test(test_large_heads), cmocka_unit_test(test_windows),
+      cmocka_unit_test(test_saturation),  cmocka_unit_test(test_workspace_is_small),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
-/* The attention's kernels for CUDA on the CPU: their blocks are emulated, the definition and its bounds are those
- * of test_attention. Under the thread sanitizer (make thread-check) a missing barrier is a failure. In builds
- * with nvcc there are real blocks, and nothing to emulate: there, test_attention runs on a GPU. */
+/* The attention's kernels for CUDA on the CPU: their blocks are emulated, the definition and its bounds are
+ * those of test_attention. Under the thread sanitizer (make thread-check) a missing barrier is a failure. In
+ * builds with nvcc there are real blocks, and nothing to emulate: there, test_attention runs on a GPU. */
 #ifdef __CUDACC__
 #define main attention_main
 #include "test_attention.cu"
@@ -50,15 +50,15 @@ static const Case head_sizes[] = {
 
 /* Lengths around the sizes of tiles. */
 static const Case lengths[] = {
-    {1, 1, 1, 1, 8, 0, 1, 1, 16},   {3, 1, 4, 2, 16, 1, 1, 1, 0},   {2, 2, 6, 2, 64, 0, 1, 1, 16},
-    {1, 15, 1, 1, 64, 0, 1, 1, 16}, {1, 16, 2, 1, 64, 0, 1, 1, 0},  {1, 17, 2, 2, 64, 0, 1, 1, 16},
-    {1, 63, 1, 1, 64, 0, 1, 1, 16}, {1, 64, 4, 2, 64, 0, 1, 1, 16}, {3, 65, 3, 1, 32, 0, 1, 1, 16},
+    {1, 1, 1, 1, 8, 0, 1, 1, 16},    {3, 1, 4, 2, 16, 1, 1, 1, 0},    {2, 2, 6, 2, 64, 0, 1, 1, 16},
+    {1, 15, 1, 1, 64, 0, 1, 1, 16},  {1, 16, 2, 1, 64, 0, 1, 1, 0},   {1, 17, 2, 2, 64, 0, 1, 1, 16},
+    {1, 63, 1, 1, 64, 0, 1, 1, 16},  {1, 64, 4, 2, 64, 0, 1, 1, 16},  {3, 65, 3, 1, 32, 0, 1, 1, 16},
     {1, 128, 1, 1, 64, 0, 1, 1, 16}, {1, 200, 4, 1, 64, 0, 1, 1, 16}, {1, 300, 1, 1, 32, 0, 1, 1, 16},
 };
 
 /* Windows of one, shorter than a tile, of several tiles, and longer than the sequence. */
 static const Case windows[] = {
-    {1, 65, 1, 1, 8, 1, 1, 1, 16},    {2, 63, 4, 2, 16, 7, 1, 1, 16},  {1, 300, 2, 1, 32, 64, 1, 1, 16},
+    {1, 65, 1, 1, 8, 1, 1, 1, 16},     {2, 63, 4, 2, 16, 7, 1, 1, 16},  {1, 300, 2, 1, 32, 64, 1, 1, 16},
     {1, 260, 1, 1, 64, 100, 1, 1, 16}, {1, 150, 2, 2, 64, 65, 1, 1, 0}, {1, 70, 1, 1, 64, 300, 1, 1, 16},
 };
 

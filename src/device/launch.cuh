@@ -53,8 +53,7 @@ template <class F> static void launch_blocks(Device *dev, int64_t rows, F f) {
   cuda_check(__PRETTY_FUNCTION__, cudaGetLastError()); /* names F, which is named after the operation */
 }
 
-template <class F>
-__global__ void __launch_bounds__(F::THREADS, F::BLOCKS) tile_kernel(const __grid_constant__ F f, int64_t items) {
+template <class F> __global__ void __launch_bounds__(F::THREADS, F::BLOCKS) tile_kernel(F f, int64_t items) {
   extern __shared__ __align__(128) char shared[];
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     f(shared, item);
@@ -62,13 +61,15 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS) tile_kernel(const __gri
   }
 }
 
-/* f(shared, item) for every item, begun in their order, on a CUDA device: by blocks of F::THREADS threads that
- * have F::SHARED bytes of shared memory, at a multiple of 128; F::BLOCKS of them should fit a multiprocessor. */
+/* f(shared, item) for every item, begun in their order, on a CUDA device: by blocks of F::THREADS threads
+ * that have F::SHARED bytes of shared memory, at a multiple of 128; F::BLOCKS of them should fit a
+ * multiprocessor. */
 template <class F> static void launch_tiles(Device *dev, int64_t items, F f) {
   if (items <= 0) return;
   unsigned blocks = items < INT_MAX ? (unsigned)items : (unsigned)INT_MAX;
-  cuda_check(__PRETTY_FUNCTION__, cudaFuncSetAttribute(tile_kernel<F>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                       (int)F::SHARED));
+  cuda_check(
+      __PRETTY_FUNCTION__,
+      cudaFuncSetAttribute(tile_kernel<F>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)F::SHARED));
   tile_kernel<<<blocks, F::THREADS, F::SHARED, (cudaStream_t)dev->stream>>>(f, items);
   cuda_check(__PRETTY_FUNCTION__, cudaGetLastError());
 }

@@ -32,12 +32,12 @@ typedef struct AttentionMethod {
                    const float *lse, Heads q, Heads k, Heads v, const AttentionShape *s, void *workspace);
 } AttentionMethod;
 
-/* The one that computes such shapes on the device; the scale has no part in the choice. NULL and an Error where
- * there is none. */
+/* The one that computes such shapes on the device; the scale has no part in the choice. NULL and an Error
+ * where there is none. */
 const AttentionMethod *attention_choose(const Device *dev, DType dt, const AttentionShape *s, Error *e);
 
-/* Bytes of `workspace` for the forward and for the backward. All of what follows breaks on shapes that nothing
- * was chosen for. */
+/* Bytes of `workspace` for the forward and for the backward. All of what follows breaks on shapes that
+ * nothing was chosen for. */
 size_t attention_forward_workspace(const Device *dev, DType dt, const AttentionShape *s);
 size_t attention_backward_workspace(const Device *dev, DType dt, const AttentionShape *s);
 

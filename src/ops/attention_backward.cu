@@ -231,9 +231,9 @@ static Backward<T> backward_operands(Heads dq, Heads dk, Heads dv, const void *d
   return a;
 }
 
-void attention_cpu_backward(Device *dev, DType dt, Heads dq, Heads dk, Heads dv, const void *dout, const void *o,
-                        const float *lse, Heads q, Heads k, Heads v, const AttentionShape *s,
-                        void *workspace) {
+void attention_cpu_backward(Device *dev, DType dt, Heads dq, Heads dk, Heads dv, const void *dout,
+                            const void *o, const float *lse, Heads q, Heads k, Heads v,
+                            const AttentionShape *s, void *workspace) {
   float *scratch = (float *)workspace + delta_floats(s);
   if (dt == DT_BF16) {
     Backward<bf16> a = backward_operands<bf16>(dq, dk, dv, dout, o, lse, q, k, v, s, workspace);

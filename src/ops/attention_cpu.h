@@ -12,9 +12,9 @@ size_t attention_cpu_forward_workspace(const Device *dev, DType dt, const Attent
 size_t attention_cpu_backward_workspace(const Device *dev, DType dt, const AttentionShape *s);
 void attention_cpu_forward(Device *dev, DType dt, void *o, float *lse, Heads q, Heads k, Heads v,
                            const AttentionShape *s, void *workspace);
-void attention_cpu_backward(Device *dev, DType dt, Heads dq, Heads dk, Heads dv, const void *dout, const void *o,
-                            const float *lse, Heads q, Heads k, Heads v, const AttentionShape *s,
-                            void *workspace);
+void attention_cpu_backward(Device *dev, DType dt, Heads dq, Heads dk, Heads dv, const void *dout,
+                            const void *o, const float *lse, Heads q, Heads k, Heads v,
+                            const AttentionShape *s, void *workspace);
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,5 @@
-/* The project's own attention on CUDA: any T and window, heads of up to 256, fp32 and bf16; heads are padded to
- * 32, 64, 96, 128 or 256 in shared memory. Private to src/ops/attention*; only in builds with nvcc. See
+/* The project's own attention on CUDA: any T and window, heads of up to 256, fp32 and bf16; heads are padded
+ * to 32, 64, 96, 128 or 256 in shared memory. Private to src/ops/attention*; only in builds with nvcc. See
  * attention.h for the arguments. */
 #ifndef ATTENTION_FLASH_H
 #define ATTENTION_FLASH_H
@@ -17,18 +17,18 @@ size_t attention_flash_backward_workspace(const Device *dev, DType dt, const Att
 void attention_flash_forward(Device *dev, DType dt, void *o, float *lse, Heads q, Heads k, Heads v,
                              const AttentionShape *s, void *workspace);
 /* The same bits for the same operands, on any GPU of a kind: sums have one owner and one order. */
-void attention_flash_backward(Device *dev, DType dt, Heads dq, Heads dk, Heads dv, const void *dout, const void *o,
-                              const float *lse, Heads q, Heads k, Heads v, const AttentionShape *s,
-                              void *workspace);
+void attention_flash_backward(Device *dev, DType dt, Heads dq, Heads dk, Heads dv, const void *dout,
+                              const void *o, const float *lse, Heads q, Heads k, Heads v,
+                              const AttentionShape *s, void *workspace);
 
 #ifdef __cplusplus
 }
 #endif
 
 /* Runs the statement with SIZE standing for the smallest size of padded heads that HS fits in. */
-#define DISPATCH_HEAD_SIZE(HS, SIZE, ...)                                                                      \
+#define DISPATCH_HEAD_SIZE(HS, SIZE, ...)                                                                    \
   do {                                                                                                       \
-    CHECK(0 < (HS) && (HS) <= FLASH_MOST_HS, "attention: heads of %lld", (long long)(HS));                     \
+    CHECK(0 < (HS) && (HS) <= FLASH_MOST_HS, "attention: heads of %lld", (long long)(HS));                   \
     if ((HS) <= 32) {                                                                                        \
       constexpr int SIZE = 32;                                                                               \
       __VA_ARGS__;                                                                                           \

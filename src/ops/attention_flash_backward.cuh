@@ -1,10 +1,10 @@
 /* Backward of the attention on CUDA (FlashAttention-2, arXiv 2307.08691, algorithm 2), with
  *   p = e^(scale q k^T - lse),  delta = rowsum(dout * o),  ds = p (dout v^T - delta)
  *   dv = p^T dout,  dk = scale ds^T q,  dq = scale ds k
- * Two passes over the pairs of a query and a key: one sums dk and dv over the queries, one dq over the keys. Each
- * sum has one owner and one order, so that nothing is added to by several blocks; the price is p and ds twice, 7
- * products instead of 5. A block keeps rows of its own in shared memory and streams the others past them, two
- * tiles at a time: one is copied while the other is used. */
+ * Two passes over the pairs of a query and a key: one sums dk and dv over the queries, one dq over the keys.
+ * Each sum has one owner and one order, so that nothing is added to by several blocks; the price is p and ds
+ * twice, 7 products instead of 5. A block keeps rows of its own in shared memory and streams the others past
+ * them, two tiles at a time: one is copied while the other is used. */
 #ifndef ATTENTION_FLASH_BACKWARD_CUH
 #define ATTENTION_FLASH_BACKWARD_CUH
 
@@ -32,13 +32,15 @@ template <class T> struct AttentionDelta {
 template <class T, int HS> struct BackwardTiles {
   static constexpr int ROW_BYTES = HS * (int)sizeof(T);
   static constexpr int WARPS = ROW_BYTES <= 512 ? 4 : 2, THREADS = 32 * WARPS;
-  static constexpr int OWN = WARP_ROWS * WARPS;                                              /* rows of a block */
+  static constexpr int OWN = WARP_ROWS * WARPS; /* rows of a block */
   static constexpr int STREAMED = streamed_rows(ROW_BYTES, 8192, sizeof(T) == 2 ? 64 : 32); /* of a tile */
-  static constexpr size_t SHARED = (size_t)(2 * OWN + 4 * STREAMED) * ROW_BYTES + 4 * STREAMED * sizeof(float);
+  static constexpr size_t SHARED =
+      (size_t)(2 * OWN + 4 * STREAMED) * ROW_BYTES + 4 * STREAMED * sizeof(float);
 };
 
 /* dk and dv of a block of keys, summed over the queries of the group's heads: products have keys in rows and
- * queries in columns. The registers do not hold both sums of heads of 256: then each has a pass of its own. */
+ * queries in columns. The registers do not hold both sums of heads of 256: then each has a pass of its own.
+ */
 template <class T, int HS, bool DK, bool DV> struct AttentionKeysBackward {
   typedef BackwardTiles<T, HS> Tiles;
   static constexpr int THREADS = Tiles::THREADS, OWN = Tiles::OWN, STREAMED = Tiles::STREAMED, BLOCKS = 2;
@@ -74,8 +76,9 @@ template <class T, int HS, bool DK, bool DV> struct AttentionKeysBackward {
   }
 
   /* What the queries of one tile add to the warp's keys. */
-  __device__ __forceinline__ void add_queries(Fragments<WARP_ROWS, HS> &dk_sum, Fragments<WARP_ROWS, HS> &dv_sum,
-                                              const T *k_rows, const T *v_rows, Streamed from, Band band) const {
+  __device__ __forceinline__ void add_queries(Fragments<WARP_ROWS, HS> &dk_sum,
+                                              Fragments<WARP_ROWS, HS> &dv_sum, const T *k_rows,
+                                              const T *v_rows, Streamed from, Band band) const {
     Fragments<WARP_ROWS, STREAMED> p, ds;
     float factor = s.scale * LOG2_E;
     row_products<HS>(p, k_rows, from.q);
@@ -83,20 +86,23 @@ template <class T, int HS, bool DK, bool DV> struct AttentionKeysBackward {
 #pragma unroll
     for (int n = 0; n < STREAMED / 8; n++)
 #pragma unroll
-      for (int i = 0; i < 4; i++) p.x[0][n][i] = fast_exp2(p.x[0][n][i] * factor - from.lse[fragment_column(n, i)]);
+      for (int i = 0; i < 4; i++)
+        p.x[0][n][i] = fast_exp2(p.x[0][n][i] * factor - from.lse[fragment_column(n, i)]);
     if (DV) add_product<HS>(dv_sum, p, from.dout);
     if (!DK) return;
     row_products<HS>(ds, v_rows, from.dout);
 #pragma unroll
     for (int n = 0; n < STREAMED / 8; n++)
 #pragma unroll
-      for (int i = 0; i < 4; i++) ds.x[0][n][i] = p.x[0][n][i] * (ds.x[0][n][i] - from.delta[fragment_column(n, i)]);
+      for (int i = 0; i < 4; i++)
+        ds.x[0][n][i] = p.x[0][n][i] * (ds.x[0][n][i] - from.delta[fragment_column(n, i)]);
     add_product<HS>(dk_sum, ds, from.q);
   }
 
   __device__ __forceinline__ void operator()(char *shared, int64_t item) const {
     T *k_tile = (T *)shared, *v_tile = k_tile + OWN * HS;
-    int64_t units = s.B * s.NKV, first = item / units * OWN; /* the first keys are seen the most: they go first */
+    int64_t units = s.B * s.NKV,
+            first = item / units * OWN; /* the first keys are seen the most: they go first */
     int64_t b = item % units / s.NKV, kv = item % s.NKV, group = s.NH / s.NKV, start = b * s.T;
     int64_t end = s.window > 0 && first + OWN - 1 < s.T - s.window ? first + OWN - 1 + s.window : s.T;
     int64_t head = kv * group, query = first;
@@ -116,7 +122,8 @@ template <class T, int HS, bool DK, bool DV> struct AttentionKeysBackward {
       if (next_head < (kv + 1) * group) stream(streamed(shared, turn ^ 1), b, next_head, next_query);
       Band band = band_of_keys(query - (first + warp_row), s.window);
       if (band_any(band, WARP_ROWS, STREAMED))
-        add_queries(dk_sum, dv_sum, k_tile + warp_row * HS, v_tile + warp_row * HS, streamed(shared, turn), band);
+        add_queries(dk_sum, dv_sum, k_tile + warp_row * HS, v_tile + warp_row * HS, streamed(shared, turn),
+                    band);
       head = next_head;
       query = next_query;
       turn ^= 1;
@@ -141,9 +148,9 @@ template <class T, int HS> struct AttentionQueriesBackward {
   int64_t items() const { return s.B * s.NH * ((s.T + OWN - 1) / OWN); }
 
   /* What the keys of one tile add to the warp's queries; lse in powers of 2. */
-  __device__ __forceinline__ void add_keys(Fragments<WARP_ROWS, HS> &dq_sum, const T *q_rows, const T *dout_rows,
-                                           const float *row_lse, const float *row_delta, const T *k_tile,
-                                           const T *v_tile, Band band) const {
+  __device__ __forceinline__ void add_keys(Fragments<WARP_ROWS, HS> &dq_sum, const T *q_rows,
+                                           const T *dout_rows, const float *row_lse, const float *row_delta,
+                                           const T *k_tile, const T *v_tile, Band band) const {
     Fragments<WARP_ROWS, STREAMED> p, ds;
     float factor = s.scale * LOG2_E;
     row_products<HS>(p, q_rows, k_tile);
@@ -153,7 +160,8 @@ template <class T, int HS> struct AttentionQueriesBackward {
     for (int n = 0; n < STREAMED / 8; n++)
 #pragma unroll
       for (int i = 0; i < 4; i++)
-        ds.x[0][n][i] = fast_exp2(p.x[0][n][i] * factor - row_lse[i / 2]) * (ds.x[0][n][i] - row_delta[i / 2]);
+        ds.x[0][n][i] =
+            fast_exp2(p.x[0][n][i] * factor - row_lse[i / 2]) * (ds.x[0][n][i] - row_delta[i / 2]);
     add_product<HS>(dq_sum, ds, k_tile);
   }
 

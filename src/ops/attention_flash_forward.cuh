@@ -1,7 +1,7 @@
-/* Forward of the attention on CUDA (FlashAttention-2, arXiv 2307.08691, algorithm 1). A block has queries of one
- * head, each warp some rows of them, and streams the keys and values that they see past them:
- *   s = q k^T,  m' = max(m, s),  o = o e^(m - m') + e^(s - m') v,  total likewise
- * with exponentials as powers of 2. Keys are copied while the values are used, and the other way round. */
+/* Forward of the attention on CUDA (FlashAttention-2, arXiv 2307.08691, algorithm 1). A block has queries of
+ * one head, each warp some rows of them, and streams the keys and values that they see past them: s = q k^T,
+ * m' = max(m, s),  o = o e^(m - m') + e^(s - m') v,  total likewise with exponentials as powers of 2. Keys
+ * are copied while the values are used, and the other way round. */
 #ifndef ATTENTION_FLASH_FORWARD_CUH
 #define ATTENTION_FLASH_FORWARD_CUH
 
@@ -13,7 +13,8 @@ template <class T, int HS> struct AttentionForward {
   /* rows of a warp: two fragments use each load of keys and values twice, where the registers suffice */
   static constexpr int R = sizeof(T) == 2 && HS >= 64 && HS <= 128 ? 2 * WARP_ROWS : WARP_ROWS;
   static constexpr int QUERIES = R * WARPS;
-  static constexpr int KEYS = streamed_rows(ROW_BYTES, R > WARP_ROWS ? 8192 : 16384, sizeof(T) == 2 ? 64 : 32);
+  static constexpr int KEYS =
+      streamed_rows(ROW_BYTES, R > WARP_ROWS ? 8192 : 16384, sizeof(T) == 2 ? 64 : 32);
   static constexpr int BLOCKS = 2;
   static constexpr size_t SHARED = (size_t)(QUERIES + 2 * KEYS) * ROW_BYTES;
 
@@ -30,7 +31,8 @@ template <class T, int HS> struct AttentionForward {
   };
 
   /* The scores become e^(scale (score - max)); sum and total move on to the new maximum. */
-  __device__ __forceinline__ void softmax_step(Fragments<R, KEYS> &score, Fragments<R, HS> &sum, Softmax &f) const {
+  __device__ __forceinline__ void softmax_step(Fragments<R, KEYS> &score, Fragments<R, HS> &sum,
+                                               Softmax &f) const {
     float factor = s.scale * LOG2_E;
 #pragma unroll
     for (int r = 0; r < R / 8; r++) {
@@ -63,8 +65,8 @@ template <class T, int HS> struct AttentionForward {
   }
 
   /* o and lse of the warp's rows that exist; o_rows and lse_rows are its first. */
-  __device__ __forceinline__ void finish(HeadRows<T> o_rows, float *lse_rows, int64_t rows, Fragments<R, HS> &sum,
-                                         const Softmax &f) const {
+  __device__ __forceinline__ void finish(HeadRows<T> o_rows, float *lse_rows, int64_t rows,
+                                         Fragments<R, HS> &sum, const Softmax &f) const {
 #pragma unroll
     for (int r = 0; r < R / 8; r++) {
       int m = r / 2, i = r % 2 * 2, row = fragment_row(m, i);

@@ -20,8 +20,8 @@ constexpr int streamed_rows(int row_bytes, int bytes, int most) {
 
 /* ---- tiles ---- */
 
-/* Where the 16 bytes `chunk` of a row begin, in elements, in a tile of rows of HS. The chunks of a row are mixed,
- * so that the same chunk of eight rows lies in different banks. */
+/* Where the 16 bytes `chunk` of a row begin, in elements, in a tile of rows of HS. The chunks of a row are
+ * mixed, so that the same chunk of eight rows lies in different banks. */
 template <class T, int HS> __device__ __forceinline__ int tile_at(int row, int chunk) {
   constexpr int chunk_elements = 16 / (int)sizeof(T), chunks = HS / chunk_elements;
   static_assert(chunks % 4 == 0, "rows have to be a multiple of 64 bytes");
@@ -41,13 +41,14 @@ template <class T> static HeadRows<T> head_rows(Heads heads, int64_t width) {
 }
 
 /* The rows from `row` on, of head `head`. */
-template <class T> __device__ __forceinline__ HeadRows<T> rows_from(HeadRows<T> x, int64_t row, int64_t head) {
+template <class T>
+__device__ __forceinline__ HeadRows<T> rows_from(HeadRows<T> x, int64_t row, int64_t head) {
   x.data += row * x.ld + head * x.width;
   return x;
 }
 
-/* Begins to copy ROWS rows to a tile; rows from `rows` on and columns from the width on become 0. Complete after
- * copies_wait() and a barrier. */
+/* Begins to copy ROWS rows to a tile; rows from `rows` on and columns from the width on become 0. Complete
+ * after copies_wait() and a barrier. */
 template <int THREADS, int ROWS, int HS, class T>
 __device__ __forceinline__ void tile_begin(T *tile, HeadRows<const T> x, int64_t rows) {
   constexpr int chunk_elements = 16 / (int)sizeof(T), chunks = HS / chunk_elements;
@@ -57,10 +58,8 @@ __device__ __forceinline__ void tile_begin(T *tile, HeadRows<const T> x, int64_t
   int chunk = (int)threadIdx.x % chunks, column = chunk * chunk_elements;
   if (THREADS % chunks != 0 && first >= rows_at_once) return;
   const T *from = x.data + first * x.ld + column;
-#pragma unroll
-  for (int i = 0; i < ROWS; i += rows_at_once, from += rows_at_once * x.ld) {
-    int row = first + i;
-    if (ROWS % rows_at_once != 0 && row >= ROWS) return;
+#pragma unroll 1
+  for (int row = first; row < ROWS; row += rows_at_once, from += rows_at_once * x.ld) {
     T *to = tile + tile_at<T, HS>(row, chunk);
     bool there = row < present && column < x.width;
     if (wide) {
@@ -167,7 +166,8 @@ __device__ __forceinline__ void row_products(Fragments<R, N> &s, const float *a,
   for (int k = 0; k < HS / 4; k++) {
     Float4 left[2];
 #pragma unroll
-    for (int i = 0; i < 2; i++) left[i] = *(const Float4 *)(a + tile_at<float, HS>(fragment_row(0, i * 2), k));
+    for (int i = 0; i < 2; i++)
+      left[i] = *(const Float4 *)(a + tile_at<float, HS>(fragment_row(0, i * 2), k));
 #pragma unroll
     for (int n = 0; n < N / 8; n++)
 #pragma unroll

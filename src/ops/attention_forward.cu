@@ -143,7 +143,7 @@ size_t attention_cpu_forward_workspace(const Device *dev, DType, const Attention
 }
 
 void attention_cpu_forward(Device *dev, DType dt, void *o, float *lse, Heads q, Heads k, Heads v,
-                       const AttentionShape *s, void *workspace) {
+                           const AttentionShape *s, void *workspace) {
   DISPATCH(dt, T, {
     Forward<T> a = {};
     a.s = s;

@@ -91,29 +91,25 @@ __device__ __forceinline__ uint32_t bf16_pair(float first, float second) {
   return (uint32_t)high.bits << 16 | low.bits;
 }
 
-/* Element `index` of those that a lane shows, two to a word. */
-UNWATCHED static double emulated_element(const EmulatedValue *lane, int index) {
-  return value(bf16{(uint16_t)(lane->words[index / 2] >> (index % 2 ? 16 : 0))});
-}
-
-/* The lane that has (row, column) of an accumulator's half, and of operands likewise. */
-static inline int emulated_owner(int g, int column) {
-  return g * 4 + column % 8 / 2;
+/* x [16] = elements 0 to 15 of a row of the left operand, or of a column of the right one: four lanes from
+ * `lane` on show them, two in each of two words. */
+UNWATCHED static void emulated_line(float *x, const EmulatedValue *lane, int word, int next_word) {
+  for (int i = 0; i < 16; i++) {
+    uint32_t pair = lane[i % 8 / 2].words[i < 8 ? word : next_word];
+    x[i] = float_from_bits(i % 2 ? pair & 0xffff0000u : pair << 16);
+  }
 }
 
 UNWATCHED static void emulated_mma(float *c, const uint32_t *a, const uint32_t *b) {
   const EmulatedValue *all = emulated_show(EmulatedValue{0, NULL, {a[0], a[1], a[2], a[3], b[0], b[1]}});
-  int lane = (int)emulated.current % 32;
-  for (int i = 0; i < 4; i++) {
-    int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-    float sum = c[i];
-    for (int k = 0; k < 16; k++) {
-      double x = emulated_element(&all[emulated_owner(row % 8, k)], k / 8 * 4 + row / 8 * 2 + k % 2);
-      double y = emulated_element(&all[emulated_owner(column, k)], 8 + k / 8 * 2 + k % 2);
-      sum += (float)(x * y);
-    }
-    c[i] = sum;
+  unsigned g = emulated.current % 32 / 4, t = emulated.current % 4;
+  float left[2][16], right[2][16]; /* rows g and g + 8; columns 2t and 2t + 1 */
+  for (int i = 0; i < 2; i++) {
+    emulated_line(left[i], &all[g * 4], i, i + 2);
+    emulated_line(right[i], &all[(2 * t + i) * 4], 4, 5);
   }
+  for (int i = 0; i < 4; i++)
+    for (int k = 0; k < 16; k++) c[i] += left[i / 2][k] * right[i % 2][k];
 }
 __device__ __forceinline__ void mma_16x8x16(float *c, const uint32_t *a, const uint32_t *b) {
   emulated_mma(c, a, b);
