@@ -233,7 +233,8 @@ def run_folder():
 
     def state(samples=6, taken=(6,), **changes):
         data = {"fingerprint": "0123456789abcdef", "tokenizer": "0" * 16, "samples": samples, "taken": list(taken)}
-        return {"format": 1, "step": 3, "tokens": 18, "data": data, "options": {"seq-len": 3}} | changes
+        files = {"model.safetensors": "00000000deadbeef", "optimizer.safetensors": "f" * 16}
+        return {"format": 1, "step": 3, "tokens": 18, "data": data, "files": files, "options": {"seq-len": 3}} | changes
 
     done = FOLDER | COMPLETE
     case("good", state(), (done, 1, NO_END), (done, 2, NO_END), (FOLDER, 3, TMP))
