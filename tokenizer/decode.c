@@ -19,7 +19,8 @@ TextStream *text_stream_new(const Tokenizer *t, bool skip_special) {
 
 bool text_stream_push(TextStream *s, uint32_t id, Bytes *text, Error *e) {
   size_t n;
-  const uint8_t *token = vocab_text(&s->t->bpe.vocab, id, &n);
+  const uint8_t *token = vocab_text(&s->t->normalized, id, &n);
+  if (!token) token = vocab_text(&s->t->bpe.vocab, id, &n);
   if (!token) {
     return error_usage(e, "the tokenizer has no token %u; its ids go up to %zu", id,
                        s->t->bpe.vocab.V ? s->t->bpe.vocab.V - 1 : 0);

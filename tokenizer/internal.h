@@ -12,6 +12,7 @@
 struct Tokenizer {
   Bpe bpe;           /* its vocabulary has the added tokens too */
   AddedTokens added; /* found before all else */
+  Vocab normalized;  /* texts of added tokens that normalizing changes: what they are decoded to */
   bool *special;     /* [V] tokens that decoding may leave out */
   Normalizer normalizer;
   PreTokenizer pre;

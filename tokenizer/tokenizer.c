@@ -220,6 +220,13 @@ static bool read_model(Tokenizer *t, const Parts *p, Error *e) {
 
 /* ---- added tokens ---- */
 
+static bool add_pattern(Tokenizer *t, AddedToken a, const char *text, const Bytes *pattern, Error *e) {
+  bool same = pattern->n == strlen(text) && memcmp(pattern->data, text, pattern->n) == 0;
+  if (!same && !vocab_add(&t->normalized, pattern->data, pattern->n, a.id))
+    return error_usage(e, "the added token \"%s\" is, normalized, the same as another", text);
+  return added_tokens_add(&t->added, a, pattern->data, pattern->n, e);
+}
+
 static bool read_added_token(Tokenizer *t, const cJSON *json, bool special, Error *e) {
   AddedToken a = {0};
   if (!component_bool(json, "special", false, &a.special, e)) return false;
@@ -245,7 +252,7 @@ static bool read_added_token(Tokenizer *t, const cJSON *json, bool special, Erro
   Bytes pattern = {0}, other = {0};
   bytes_append(&pattern, text, strlen(text));
   bool ok = (!a.normalized || normalizer_run(&t->normalizer, &pattern, &other, e)) &&
-            added_tokens_add(&t->added, a, pattern.data, pattern.n, e);
+            add_pattern(t, a, text, &pattern, e);
   bytes_free(&pattern);
   bytes_free(&other);
   return ok;
@@ -391,6 +398,7 @@ void tokenizer_close(Tokenizer *t) {
   if (!t) return;
   bpe_free(&t->bpe);
   added_tokens_free(&t->added);
+  vocab_free(&t->normalized);
   free(t->special);
   normalizer_free(&t->normalizer);
   pre_tokenizer_free(&t->pre);
