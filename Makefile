@@ -5,6 +5,7 @@
 #   SANITIZE=address,undefined   a sanitizer build, in a folder of its own
 #   NATIVE=0      for any x86-64 with AVX2 instead of for this machine
 #   DEBUG=1       -O1 -g
+#   FUZZ_SECONDS=60   of each fuzz target, for `make fuzz`
 #
 # `make install` and `make uninstall` take PREFIX (/usr/local) and DESTDIR.
 
@@ -90,11 +91,11 @@ $(BUILD)/train_llama_faulty: $(BUILD)/train_llama.cu.o $(BUILD)/test/fault_io.c.
 clean:
 	rm -rf build train_llama
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) build/fuzz -name '*.d' 2>/dev/null)
 
 # What people type. Dependencies are installed before anything is built, so the building is a make of its own.
 PARALLEL := $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc))
-FORMATTED = $(wildcard $(foreach d,. src/* test bench tokenizer,$(addprefix $(d)/*.,c h cu cuh)))
+FORMATTED = $(wildcard $(foreach d,. src/* test test/fuzz bench tokenizer,$(addprefix $(d)/*.,c h cu cuh)))
 CLANG_FORMAT = $(firstword $(foreach f,clang-format-14 clang-format,$(shell command -v $(f) 2>/dev/null)))
 
 .PHONY: tests
@@ -117,6 +118,46 @@ build/tsan/test_prefetch: $(TSAN_SOURCES) $(wildcard *.h src/io/*.h src/base/*.h
 
 tsan: build/tsan/test_prefetch
 	TSAN_OPTIONS=halt_on_error=1 $<
+
+# Fuzzing: each target runs for FUZZ_SECONDS from its corpus. A crash is put into the corpus, so that it fails
+# `make test` until it is mended; inputs that reach new code go to $(FUZZ)/found, and `make fuzz-merge` takes
+# as few of them as cover what the corpus does not.
+FUZZ         := build/fuzz
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := $(patsubst test/fuzz/fuzz_%.c,%,$(wildcard test/fuzz/fuzz_*.c))
+FUZZ_FLAGS   := -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
+FUZZ_HOST    := $(patsubst %,$(FUZZ)/%.o,$(wildcard src/*/*.c))
+FUZZ_OPTIONS := -max_len=4096 -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=256 -print_final_stats=1
+CLANG        ?= clang
+
+$(FUZZ)/%.c.o: %.c
+	@mkdir -p $(@D)
+	$(call SAY,$(CLANG))
+	$(Q)$(CLANG) -std=gnu11 $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link,address,undefined $(WARN) $(INCLUDE) -MMD -MP -c $< -o $@
+# an archive: a target takes what it calls, and nothing that needs a device
+$(FUZZ)/host.a: $(FUZZ_HOST)
+	@rm -f $@
+	$(Q)ar rcs $@ $^
+$(FUZZ)/fuzz_%: $(FUZZ)/test/fuzz/fuzz_%.c.o $(FUZZ)/host.a
+	$(call SAY,link)
+	$(Q)$(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined $^ -lcjson -lm -o $@
+
+.PHONY: fuzz fuzz-merge $(FUZZ_TARGETS:%=fuzz-run-%) $(FUZZ_TARGETS:%=fuzz-merge-%)
+fuzz: $(FUZZ_TARGETS:%=fuzz-run-%)
+fuzz-merge: $(FUZZ_TARGETS:%=fuzz-merge-%)
+ifeq ($(shell command -v $(CLANG) 2>/dev/null),)
+$(FUZZ_TARGETS:%=fuzz-run-%) $(FUZZ_TARGETS:%=fuzz-merge-%):
+	@echo "make fuzz: found no $(CLANG), expected clang with libFuzzer: install clang and its libclang-rt, or" \
+	  "give CLANG=clang-N." >&2; exit 2
+else
+$(FUZZ_TARGETS:%=fuzz-run-%): fuzz-run-%: $(FUZZ)/fuzz_%
+	@mkdir -p $(FUZZ)/found/$* test/fuzz/corpus/$*
+	$< $(FUZZ_OPTIONS) -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=test/fuzz/corpus/$*/ \
+	  $(addprefix -dict=,$(wildcard test/fuzz/$*.dict)) $(FUZZ)/found/$* test/fuzz/corpus/$*
+$(FUZZ_TARGETS:%=fuzz-merge-%): fuzz-merge-%: $(FUZZ)/fuzz_%
+	@mkdir -p $(FUZZ)/found/$*
+	$< $(FUZZ_OPTIONS) -set_cover_merge=1 -use_counters=0 test/fuzz/corpus/$* $(FUZZ)/found/$*
+endif
 
 demo:
 	@scripts/install_deps.sh

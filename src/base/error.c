@@ -8,6 +8,9 @@
 static void error_fill(Error *e, int code, const char *format, va_list args) {
   e->code = code;
   vsnprintf(e->text, sizeof e->text, format, args);
+  /* what was found may be any bytes of a file; a terminal must not take them for commands */
+  for (char *c = e->text; *c; c++)
+    if (((unsigned char)*c < ' ' && *c != '\n') || *c == 127) *c = '?';
 }
 
 bool error_usage(Error *e, const char *format, ...) {

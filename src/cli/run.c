@@ -1,5 +1,6 @@
 #include "cli/run.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,24 +10,44 @@
 #include "cli/flags.h"      /* defines: flags_print, flags_json */
 #include "cli/setup.h"      /* defines: setup_config, setup_shape, setup_data */
 #include "io/demo_text.h"   /* defines: demo_prompt */
-#include "io/file.h"        /* defines: file_write_text */
+#include "io/file.h"        /* defines: file_check_target, file_write_text */
 #include "io/json_out.h"    /* defines: json_string */
-#include "llama/hf_model.h" /* defines: hf_model_load */
+#include "io/run_folder.h"  /* defines: run_folder_check_new, run_folder_newest */
+#include "llama/hf_model.h" /* defines: hf_model_check, hf_model_load */
 #include "llama/sample.h"   /* defines: sample_bytes */
 #include "ops/matmul.h"     /* defines: matmul_measure_rate */
 
+enum { SAMPLE_BYTES = 400, SAMPLE_PROMPT = 64 }; /* of a sample, without and in its prompt */
+
 /* ---- opening ---- */
 
+/* The folder of the weights that the run begins with; NULL when they are drawn at random. */
+static const char *weights_folder(const Run *r) {
+  if (r->resumed.path[0]) return r->resumed.path;
+  return setup_is_folder(&r->o) ? r->o.model : NULL;
+}
+
+static bool weights_error(const Run *r, Error *e) {
+  return error_prefix(e, "%s %s: ", r->resumed.path[0] ? "--resume" : "--model", weights_folder(r));
+}
+
+/* A config.json that is not that of the weights is found before its sizes are allocated. */
+static bool open_weights(Run *r, Error *e) {
+  const char *folder = weights_folder(r);
+  if (!folder) return true;
+  r->weights = safetensors_open(folder, e);
+  return (r->weights && hf_model_check(&r->config, r->weights, e)) || weights_error(r, e);
+}
+
 static bool load_weights(Run *r, Error *e) {
-  if (r->resumed.path[0]) return saved_state_load(&r->resumed, &r->model, e);
-  if (!setup_is_folder(&r->o)) {
+  if (!r->weights) {
     model_init(&r->model, (uint64_t)r->o.seed);
     return true;
   }
-  SafeTensors *set = safetensors_open(r->o.model, e);
-  bool ok = set && hf_model_load(&r->model, set, e);
-  safetensors_close(set);
-  return ok || error_prefix(e, "--model %s: ", r->o.model);
+  bool ok = hf_model_load(&r->model, r->weights, e) || weights_error(r, e);
+  safetensors_close(r->weights);
+  r->weights = NULL;
+  return ok && (!r->resumed.path[0] || saved_state_load_optimizer(&r->resumed, &r->model, e));
 }
 
 static bool check_sampling(const Run *r, Error *e) {
@@ -38,12 +59,25 @@ static bool check_sampling(const Run *r, Error *e) {
 }
 
 /* Reads what the next step would read: a token that the model does not have shows here, not after a start. */
-static bool peek(Run *r, DataLoader *d, Error *e) {
-  if (!d) return true;
-  DataPosition here = dataloader_position(d);
+static bool peek_step(Run *r, Error *e) {
+  if (!r->train) return true;
+  DataPosition here = dataloader_position(r->train);
   StepBatch step = model_step_batch(&r->model, r->o.grad_accum);
-  bool ok = dataloader_next(d, &step, e);
-  return ok && dataloader_seek(d, &here, e);
+  return dataloader_next(r->train, &step, e) && dataloader_seek(r->train, &here, e);
+}
+
+/* The same for an evaluation, which also needs a target. */
+static bool peek_evaluation(Run *r, Error *e) {
+  int64_t valid = 0;
+  for (int64_t i = 0; i < run_eval_batches(r); i++) {
+    StepBatch step = model_step_batch(&r->model, 1);
+    if (!dataloader_next(r->val, &step, e)) return false;
+    valid += step.valid_targets;
+  }
+  if (r->val) dataloader_rewind(r->val);
+  return !r->val || valid > 0 ||
+         error_usage(e, "--val: found no target that counts in what is evaluated, since all are masked.\n"
+                        "Give other data, or larger --eval-batches.");
 }
 
 /* From here on the data of the next step are read while this one computes. */
@@ -51,6 +85,12 @@ static bool read_ahead(Run *r, Error *e) {
   if (!r->train || r->o.eval_only) return true;
   uint32_t *raw = arena_get(&r->model.arena, r->schedule->host_ahead);
   return dataloader_prefetch(r->train, raw, r->o.grad_accum, e);
+}
+
+/* What lies in --out already is refused before weights are read; it is looked at again, and locked, once
+ * everything else is known to be good. */
+static bool check_out(const Options *o, Error *e) {
+  return !o->out || o->resume || access(o->out, F_OK) != 0 || run_folder_check_new(o->out, e);
 }
 
 /* The data, from where the resumed run was in them. */
@@ -71,15 +111,16 @@ bool run_open(Run *r, Error *e) {
   r->lock = r->log.json = -1;
   /* before any other thread: they inherit which signals are blocked */
   r->signals = signals_open();
+  if (o->dump_grads && !file_check_target(o->dump_grads, e)) return error_prefix(e, "--dump-grads ");
   if (!setup_config(&r->config, o, e) || !device_open(&r->dev, o->device, (int)o->threads, e)) return false;
   RunShape shape = setup_shape(o);
   r->schedule = schedule_new(&r->config, &shape, &r->dev);
   if (o->plan) return true;
-  if (!open_saved_state(r, e) || !open_data(r, e)) return false;
+  if (!check_out(o, e) || !open_saved_state(r, e) || !open_weights(r, e) || !open_data(r, e)) return false;
   r->roof = matmul_measure_rate(&r->dev, 0.03);
   r->libraries_bytes = process_resident_bytes();
   return model_open(&r->model, &r->config, r->schedule, &r->dev, false, e) && load_weights(r, e) &&
-         peek(r, r->train, e) && peek(r, r->val, e) && read_ahead(r, e);
+         peek_step(r, e) && peek_evaluation(r, e) && read_ahead(r, e);
 }
 
 void run_close(Run *r) {
@@ -88,6 +129,7 @@ void run_close(Run *r) {
   dataloader_close(r->train); /* before the model, whose arena it may be reading into */
   dataloader_close(r->val);
   model_close(&r->model);
+  safetensors_close(r->weights);
   schedule_free(r->schedule);
   saved_state_close(&r->resumed);
   device_close(&r->dev);
@@ -135,8 +177,17 @@ static bool write_run_json(const Run *r, int argc, char **argv, Error *e) {
 }
 
 bool run_begin_folder(Run *r, int argc, char **argv, Error *e) {
+  /* a run that leaves something behind outlives the reader of its output, `| head` for instance */
+  if (r->o.out) signal(SIGPIPE, SIG_IGN);
   return !r->o.out ||
          (saved_state_prepare_folder(&r->lock, &r->resumed, &r->o, e) && write_run_json(r, argc, argv, e));
+}
+
+int64_t run_eval_batches(const Run *r) {
+  if (!r->val) return 0;
+  int64_t whole = dataloader_windows(r->val) / r->o.batch;
+  if (whole < 1) whole = 1;
+  return whole < r->o.eval_batches ? whole : r->o.eval_batches;
 }
 
 int64_t run_first(const Run *r) {
@@ -165,6 +216,22 @@ bool run_save(Run *r, int64_t step, Error *e) {
         e, "the state after step %lld could not be saved; older ones are untouched: ", (long long)step);
   printf("# saved %s/step-%08lld\n", r->o.out, (long long)step);
   return true;
+}
+
+bool run_rescue(Run *r, int64_t done, Error *e) {
+  Error failure = *e, unsaved = {0};
+  char newest[RUN_PATH];
+  int64_t step = -1;
+  e->code = EXIT_RUNTIME;
+  if (!r->o.out || done <= run_first(r)) return false;
+  bool saved = run_folder_newest(newest, &step, r->o.out) && step == done;
+  if (!saved && !run_save(r, done, &unsaved)) {
+    error_runtime(e, "%s\n%s", failure.text, unsaved.text);
+    return false;
+  }
+  error_runtime(e, "%s\nThe state after step %lld is saved; --resume goes on from there.", failure.text,
+                (long long)done);
+  return false;
 }
 
 /* ---- what is printed ---- */
@@ -198,10 +265,33 @@ void run_print_start(const Run *r) {
     printf("# resumed after step %lld from %s\n", (long long)run_first(r), r->resumed.path);
 }
 
-void run_print_sample(Run *r) {
-  char *prompt = demo_prompt((uint64_t)r->o.seed + 2);
+/* A prompt of the kind of text that the model learns: a new beginning of the demo's, or the beginning of the
+ * validation text. To be freed by the caller. */
+static char *sample_prompt(Run *r, int64_t *length, Error *e) {
+  char *prompt;
+  if (!r->o.train) {
+    prompt = demo_prompt((uint64_t)r->o.seed + 2);
+    *length = (int64_t)strlen(prompt);
+    return prompt;
+  }
+  DataLoader *d = r->val ? r->val : r->train;
+  DataPosition here = dataloader_position(d);
+  StepBatch step = model_step_batch(&r->model, d == r->train ? r->o.grad_accum : 1);
+  if (!dataloader_next(d, &step, e) || !dataloader_seek(d, &here, e)) return NULL;
+  *length = step.T < SAMPLE_PROMPT ? step.T : SAMPLE_PROMPT;
+  prompt = malloc((size_t)*length);
+  CHECK(prompt, "out of memory for a prompt");
+  for (int64_t i = 0; i < *length; i++) prompt[i] = (char)step.tokens[i];
+  return prompt;
+}
+
+bool run_print_sample(Run *r, Error *e) {
+  int64_t length;
+  char *prompt = sample_prompt(r, &length, e);
+  if (!prompt) return false;
   printf("---- sample ----\n");
-  sample_bytes(&r->model, stdout, prompt, 400, 0.5, (uint64_t)r->o.seed);
+  sample_bytes(&r->model, stdout, prompt, length, SAMPLE_BYTES, 0.5, (uint64_t)r->o.seed);
   printf("----------------\n");
   free(prompt);
+  return true;
 }

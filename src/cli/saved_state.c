@@ -176,19 +176,12 @@ bool saved_state_check_data(const SavedState *s, const Options *o, const DataLoa
 
 /* ---- loading and saving ---- */
 
-typedef bool (*Loader)(Model *m, const SafeTensors *set, Error *e);
-
-static bool load_from(Model *m, const char *path, Loader load, Error *e) {
-  SafeTensors *set = safetensors_open(path, e);
-  bool ok = set && load(m, set, e);
+bool saved_state_load_optimizer(const SavedState *s, Model *m, Error *e) {
+  char path[STATE_PATH];
+  SafeTensors *set = safetensors_open(in_state(path, s->path, "optimizer.safetensors"), e);
+  bool ok = set && hf_model_load_optimizer(m, set, e);
   safetensors_close(set);
   return ok || error_prefix(e, "--resume: %s: ", path);
-}
-
-bool saved_state_load(const SavedState *s, Model *m, Error *e) {
-  char path[STATE_PATH];
-  return load_from(m, s->path, hf_model_load, e) &&
-         load_from(m, in_state(path, s->path, "optimizer.safetensors"), hf_model_load_optimizer, e);
 }
 
 /* True when the state is one of those in --out. */

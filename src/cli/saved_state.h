@@ -30,8 +30,8 @@ bool saved_state_check_model(const SavedState *s, const Options *o, const Config
 /* The same for the tokenizer and the training data. */
 bool saved_state_check_data(const SavedState *s, const Options *o, const DataLoader *train, Error *e);
 
-/* Weights, moments and master copy. */
-bool saved_state_load(const SavedState *s, Model *m, Error *e);
+/* Moments and master copy. */
+bool saved_state_load_optimizer(const SavedState *s, Model *m, Error *e);
 
 /* Makes --out ready for the states of this run, and locks it; see run_folder_open. */
 bool saved_state_prepare_folder(int *lock, const SavedState *s, const Options *o, Error *e);

@@ -148,6 +148,16 @@ static bool check_tokenizers(const DataLoader *d, Error *e) {
   return true;
 }
 
+/* A token that the model does not have is better refused at the start than met after days. Of more data than
+ * these, which would take long to read, each token is checked when it is used. */
+static bool check_tokens(DataLoader *d, Error *e) {
+  const int64_t most = (int64_t)1 << 28;
+  bool ok = true;
+  for (int64_t k = 0; k < d->sources && ok && dataloader_tokens(d) <= most; k++)
+    ok = source_check_tokens(&d->source[k], e);
+  return ok;
+}
+
 /* The loader whose sources are open, ready to be used; `ok` says whether they are. */
 static DataLoader *loader_ready(DataLoader *d, const DataOptions *o, bool ok, Error *e) {
   if (!ok) {
@@ -164,7 +174,8 @@ static DataLoader *loader_ready(DataLoader *d, const DataOptions *o, bool ok, Er
 DataLoader *dataloader_open(const DataOptions *o, Error *e) {
   DataLoader *d = loader_new(o);
   Patterns p;
-  bool ok = patterns_parse(&p, o->globs, e) && open_sources(d, &p, e) && check_tokenizers(d, e);
+  bool ok = patterns_parse(&p, o->globs, e) && open_sources(d, &p, e) && check_tokenizers(d, e) &&
+            check_tokens(d, e);
   static const double alone = 1;
   if (ok) set_shares(d, p.weight[0] > 0 ? p.weight : &alone);
   patterns_free(&p);

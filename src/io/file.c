@@ -11,13 +11,15 @@
 #include <unistd.h>
 
 char *file_read_text(const char *path, size_t limit, size_t *bytes, Error *e) {
-  FILE *f = fopen(path, "rb");
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* else a named pipe would wait for its writer */
   struct stat s;
-  if (!f || fstat(fileno(f), &s) != 0) {
+  if (fd < 0 || fstat(fd, &s) != 0) {
     error_usage(e, "%s: cannot be read: %s. Check the path and its permissions", path, strerror(errno));
-    if (f) fclose(f);
+    if (fd >= 0) close(fd);
     return NULL;
   }
+  FILE *f = fdopen(fd, "rb");
+  CHECK(f, "out of memory for a stream");
   if (!S_ISREG(s.st_mode) || (size_t)s.st_size > limit) {
     fclose(f);
     if (!S_ISREG(s.st_mode))
@@ -41,6 +43,31 @@ char *file_read_text(const char *path, size_t limit, size_t *bytes, Error *e) {
   text[size] = '\0';
   if (bytes) *bytes = size;
   return text;
+}
+
+/* The folder that holds `path` (malloc'ed). */
+static char *folder_of(const char *path) {
+  const char *slash = strrchr(path, '/');
+  size_t n = !slash ? 1 : slash == path ? 1 : (size_t)(slash - path);
+  char *folder = malloc(n + 1);
+  CHECK(folder, "out of memory for %zu bytes", n + 1);
+  memcpy(folder, slash ? path : ".", n);
+  folder[n] = '\0';
+  return folder;
+}
+
+bool file_check_target(const char *path, Error *e) {
+  struct stat s;
+  if (stat(path, &s) == 0 && !S_ISREG(s.st_mode))
+    return error_usage(
+        e, "%s: found something that is not a regular file; name a file, new or to be replaced", path);
+  char *folder = folder_of(path);
+  bool ok = access(folder, W_OK | X_OK) == 0;
+  if (!ok)
+    error_usage(e, "%s: cannot write into the folder %s: %s. Give one that exists and can be written to",
+                path, folder, strerror(errno));
+  free(folder);
+  return ok;
 }
 
 char *file_temporary_name(const char *path) {
@@ -85,12 +112,7 @@ bool folder_sync(const char *folder, Error *e) {
 
 /* Makes a rename in the folder of `path` durable. */
 static bool sync_folder_of(const char *path, Error *e) {
-  const char *slash = strrchr(path, '/');
-  size_t n = !slash ? 1 : slash == path ? 1 : (size_t)(slash - path);
-  char *folder = malloc(n + 1);
-  CHECK(folder, "out of memory for %zu bytes", n + 1);
-  memcpy(folder, slash ? path : ".", n);
-  folder[n] = '\0';
+  char *folder = folder_of(path);
   bool ok = folder_sync(folder, e);
   free(folder);
   return ok;

@@ -16,6 +16,10 @@ extern "C" {
  * not a plain file, or larger than `limit` bytes is a usage error. NULL on failure. */
 char *file_read_text(const char *path, size_t limit, size_t *bytes, Error *e);
 
+/* Whether PATH can be written as a new file, or as one that replaces a regular file; a usage error where not.
+ */
+bool file_check_target(const char *path, Error *e);
+
 /* PATH + ".tmp", where a new file is written until it is complete (malloc'ed). */
 char *file_temporary_name(const char *path);
 /* Opens `temporary` for writing, empty; -1 and a runtime error on failure. */

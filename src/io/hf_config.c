@@ -5,9 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <cjson/cJSON.h>
-
 #include "io/file.h"
+#include "io/json_in.h"
 #include "io/json_out.h"
 
 /* ---- What the families differ in ------------------------------------------------------------------ */
@@ -134,27 +133,6 @@ static bool get_flag(const cJSON *o, const char *key, bool *value, Error *e) {
   if (!cJSON_IsBool(item)) return bad_value(e, key, item, "true or false");
   *value = cJSON_IsTrue(item);
   return true;
-}
-
-static int by_key(const void *a, const void *b) {
-  return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-/* A key given twice would be read differently by different programs. */
-static bool check_unique(const cJSON *object, Error *e) {
-  int n = cJSON_GetArraySize(object);
-  const char **keys = malloc((size_t)(n + 1) * sizeof *keys);
-  CHECK(keys, "out of memory");
-  int count = 0;
-  const cJSON *item;
-  cJSON_ArrayForEach(item, object) keys[count++] = item->string;
-  qsort(keys, (size_t)count, sizeof *keys, by_key);
-  bool ok = true;
-  for (int i = 1; i < count && ok; i++)
-    if (strcmp(keys[i], keys[i - 1]) == 0)
-      ok = error_usage(e, "%.200s is given twice, expected once. Remove one of them", keys[i]);
-  free(keys);
-  return ok;
 }
 
 /* ---- Reading -------------------------------------------------------------------------------------- */
@@ -327,8 +305,8 @@ static bool read_rope(Rope *r, const cJSON *dict, double theta, const cJSON *o, 
   const cJSON *item;
   cJSON_ArrayForEach(item, dict) if (cJSON_IsObject(item)) return bad_value(
       e, dict->string, dict, "one rope for all layers, not one for each type of layer");
-  if (!check_unique(dict, e) || !check_rotary_factor(dict, e) ||
-      !get_real(dict, "rope_theta", &r->theta, e) || !read_rope_type(dict, &r->scaling, e))
+  if (!check_rotary_factor(dict, e) || !get_real(dict, "rope_theta", &r->theta, e) ||
+      !read_rope_type(dict, &r->scaling, e))
     return false;
   if (r->scaling == ROPE_NONE) return true;
 
@@ -358,8 +336,6 @@ static const cJSON *find_scaling(const cJSON *o) {
 /* The whole of config.json. */
 static bool config_from_json(Config *c, const cJSON *o, Error *e) {
   *c = (Config){0};
-  if (!cJSON_IsObject(o)) return error_usage(e, "is not a JSON object, expected a model's config.json");
-  if (!check_unique(o, e)) return false;
   const cJSON *type = find(o, "model_type");
   if (!type) return error_usage(e, "model_type is missing, expected llama, mistral, qwen2 or qwen3");
   const Family *family = cJSON_IsString(type) ? find_family(type->valuestring) : NULL;
@@ -389,9 +365,9 @@ static char *config_path(const char *dir) {
   return path;
 }
 
-static bool config_from_text(Config *c, const char *text, Error *e) {
-  cJSON *o = cJSON_ParseWithOpts(text, NULL, true);
-  bool ok = o ? config_from_json(c, o, e) : error_usage(e, "is not JSON, expected a model's config.json");
+static bool config_from_text(Config *c, const char *text, size_t bytes, Error *e) {
+  cJSON *o = json_read_object(text, bytes, e);
+  bool ok = o && config_from_json(c, o, e);
   cJSON_Delete(o);
   return ok;
 }
@@ -400,8 +376,9 @@ bool hf_config_read(Config *c, const char *dir, Error *e) {
   enum { LARGEST = 1 << 20 };
   *c = (Config){0};
   char *path = config_path(dir);
-  char *text = file_read_text(path, LARGEST, NULL, e);
-  bool ok = text && (config_from_text(c, text, e) || error_prefix(e, "%s: ", path));
+  size_t bytes;
+  char *text = file_read_text(path, LARGEST, &bytes, e);
+  bool ok = text && (config_from_text(c, text, bytes, e) || error_prefix(e, "%s: ", path));
   if (ok)
     c->source_json = text;
   else {
@@ -665,7 +642,7 @@ bool hf_config_write(const Config *c, DType dtype, const char *dir, Error *e) {
   CHECK(family, "no family %s", c->family);
   char *path = config_path(dir), *text = config_text(c, family, dtype);
   Config again = {0};
-  bool ok = config_from_text(&again, text, e);
+  bool ok = config_from_text(&again, text, strlen(text), e);
   const char *lost = ok ? difference(c, &again) : NULL;
   if (lost)
     ok = error_usage(e, "the config.json of a %s model cannot express this model's %s. Choose another one",

@@ -4,18 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Bytes of the UTF-8 character at s (Unicode 15, table 3-7), 0 when it is malformed. */
-static int utf8_length(const unsigned char *s) {
-  if (s[0] < 0x80) return 1;
-  int n = s[0] >= 0xC2 && s[0] <= 0xDF ? 2 : (s[0] & 0xF0) == 0xE0 ? 3 : s[0] >= 0xF0 && s[0] <= 0xF4 ? 4 : 0;
-  for (int i = 1; i < n; i++)
-    if ((s[i] & 0xC0) != 0x80) return 0;
-  if (s[0] == 0xE0 && s[1] < 0xA0) return 0; /* overlong */
-  if (s[0] == 0xED && s[1] > 0x9F) return 0; /* surrogate */
-  if (s[0] == 0xF0 && s[1] < 0x90) return 0; /* overlong */
-  if (s[0] == 0xF4 && s[1] > 0x8F) return 0; /* beyond U+10FFFF */
-  return n;
-}
+#include "base/utf8.h"
 
 void json_string(FILE *out, const char *s) {
   if (!s) {
@@ -23,14 +12,14 @@ void json_string(FILE *out, const char *s) {
     return;
   }
   fputc('"', out);
-  for (const unsigned char *p = (const unsigned char *)s; *p;) {
-    int n = utf8_length(p);
+  for (const char *p = s, *end = s + strlen(s); p < end;) {
+    int n = utf8_length(p, (size_t)(end - p));
     if (n == 0) {
       fputs("\\ufffd", out);
       n = 1;
     } else if (*p == '"' || *p == '\\') {
       fprintf(out, "\\%c", *p);
-    } else if (*p < 0x20) {
+    } else if ((unsigned char)*p < 0x20) {
       fprintf(out, "\\u%04x", *p);
     } else {
       fwrite(p, 1, (size_t)n, out);

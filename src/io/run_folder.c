@@ -16,6 +16,8 @@
 #define WRITING  ".tmp" /* of a state that is not complete */
 #define REMOVING ".old" /* of a state that is being removed, or replaced by one of the same step */
 
+#define STATE_NAME "step-%08lld%s" /* step, suffix */
+
 static bool join(char path[RUN_PATH], const char *dir, const char *name, Error *e) {
   int n = snprintf(path, RUN_PATH, "%s/%s", dir, name);
   if (n < 0 || n >= RUN_PATH)
@@ -26,7 +28,7 @@ static bool join(char path[RUN_PATH], const char *dir, const char *name, Error *
 
 static bool state_path(char path[RUN_PATH], const char *out, int64_t step, const char *suffix, Error *e) {
   char name[64];
-  snprintf(name, sizeof name, "step-%08lld%s", (long long)step, suffix);
+  snprintf(name, sizeof name, STATE_NAME, (long long)step, suffix);
   return join(path, out, name, e);
 }
 
@@ -42,13 +44,14 @@ typedef struct States {
   int64_t n;
 } States;
 
-/* The step of a state by its name, "step-00001000" + suffix; -1 for other names. */
+/* The step of a state by its name; -1 for a name that this program does not give. */
 static int64_t step_of_name(const char *name, const char *suffix) {
+  char given[64];
   if (strncmp(name, "step-", 5) != 0 || !isdigit((unsigned char)name[5])) return -1;
-  char *end;
   errno = 0;
-  long long step = strtoll(name + 5, &end, 10);
-  return errno == 0 && strcmp(end, suffix) == 0 ? step : -1;
+  long long step = strtoll(name + 5, NULL, 10);
+  snprintf(given, sizeof given, STATE_NAME, step, suffix);
+  return errno == 0 && strcmp(name, given) == 0 ? step : -1;
 }
 
 static int compare_steps(const void *a, const void *b) {

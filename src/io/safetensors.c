@@ -10,15 +10,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cjson/cJSON.h>
-
 #include "io/file.h"
+#include "io/json_in.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensor bytes in files are little-endian");
 
-/* The reference implementation refuses longer headers, too. */
-static const uint64_t MAX_HEADER = 100 * 1000 * 1000;
-static const size_t MAX_INDEX = 100 * 1000 * 1000;
+/* A header takes up to 40 times its size while it is parsed. Those of the largest models have below 10 MB. */
+static const uint64_t MAX_HEADER = 16 * 1000 * 1000;
+static const size_t MAX_INDEX = 16 * 1000 * 1000;
 static const double MAX_EXACT = 9007199254740992.0; /* 2^53: JSON numbers are doubles */
 
 typedef struct Mapping {
@@ -58,7 +57,7 @@ static bool damaged(Error *e, const char *path, const char *what) {
 }
 
 static bool map_file(SafeTensors *set, const char *path, Error *e) {
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* else a named pipe would wait for its writer */
   if (fd < 0)
     return error_usage(e, "%s: cannot be opened: %s. Check the path and its permissions", path,
                        strerror(errno));
@@ -86,6 +85,17 @@ static bool map_file(SafeTensors *set, const char *path, Error *e) {
   return true;
 }
 
+/* A name from a file goes into messages, which have little room. */
+static bool check_name(const char *name, const char *path, Error *e) {
+  enum { LONGEST = 255 };
+  size_t n = strlen(name);
+  if (n >= 1 && n <= LONGEST) return true;
+  return error_usage(e,
+                     "%s: a tensor's name has %zu bytes, expected 1 to %d: %.60s. The file is damaged: "
+                     "copy or download it again",
+                     path, n, LONGEST, name);
+}
+
 /* A whole number in [0, 2^53]. */
 static bool whole_number(const cJSON *item, int64_t *value) {
   if (!cJSON_IsNumber(item)) return false;
@@ -111,7 +121,7 @@ static bool read_dtype(const cJSON *item, const char *path, SafeTensor *t, Error
     }
   }
   return error_usage(
-      e, "%s: tensor %s has dtype %s, expected F32, BF16 or F16. Convert the model to one of them", path,
+      e, "%s: tensor %s has dtype %.60s, expected F32, BF16 or F16. Convert the model to one of them", path,
       t->name, item->valuestring);
 }
 
@@ -207,18 +217,21 @@ static int by_place(const void *a, const void *b) {
   return (x->tensor.bytes > y->tensor.bytes) - (x->tensor.bytes < y->tensor.bytes); /* empty ones first */
 }
 
-/* The file's tensors must follow each other from the first to the last byte of its data. */
-static bool check_places(Entry *entries, int64_t n, const char *path, int64_t data_bytes, Error *e) {
-  if (n > 0) qsort(entries, (size_t)n, sizeof *entries, by_place);
+/* The file's tensors, `first` and those after it, must follow each other from the first to the last byte of
+ * its data. */
+static bool check_places(SafeTensors *set, int64_t first, const char *path, int64_t data_bytes, Error *e) {
+  if (set->count > first)
+    qsort(set->entries + first, (size_t)(set->count - first), sizeof *set->entries, by_place);
   int64_t at = 0;
-  for (int64_t i = 0; i < n; i++) {
-    if (entries[i].begin != at)
+  for (int64_t i = first; i < set->count; i++) {
+    const Entry *entry = &set->entries[i];
+    if (entry->begin != at)
       return error_usage(e,
                          "%s: tensor %s begins at byte %" PRId64 " of the data, expected %" PRId64
                          ": there is %s before it. The file is damaged: copy or download it again",
-                         path, entries[i].tensor.name, entries[i].begin, at,
-                         entries[i].begin < at ? "an overlap with the tensor" : "a gap");
-    at += (int64_t)entries[i].tensor.bytes;
+                         path, entry->tensor.name, entry->begin, at,
+                         entry->begin < at ? "an overlap with the tensor" : "a gap");
+    at += (int64_t)entry->tensor.bytes;
   }
   if (at == data_bytes) return true;
   return error_usage(e,
@@ -235,21 +248,12 @@ static bool read_tensors(SafeTensors *set, const cJSON *header, const char *data
   cJSON_ArrayForEach(item, header) {
     if (strcmp(item->string, "__metadata__") == 0) {
       if (!check_metadata(item, path, e)) return false;
-    } else if (!read_tensor(item, path, data, data_bytes, add_entry(set, item->string), e)) {
+    } else if (!check_name(item->string, path, e) ||
+               !read_tensor(item, path, data, data_bytes, add_entry(set, item->string), e)) {
       return false;
     }
   }
-  return check_places(set->entries + first, set->count - first, path, data_bytes, e);
-}
-
-/* Parses JSON text that has nothing but white space after it, or returns NULL. */
-static cJSON *parse_json(const char *text, size_t bytes) {
-  const char *end = NULL;
-  cJSON *json = cJSON_ParseWithLengthOpts(text, bytes, &end, false);
-  while (json && end < text + bytes && strchr(" \t\r\n", *end) && *end) end++;
-  if (json && end == text + bytes) return json;
-  cJSON_Delete(json);
-  return NULL;
+  return check_places(set, first, path, data_bytes, e);
 }
 
 static bool read_file(SafeTensors *set, const char *path, Error *e) {
@@ -269,11 +273,10 @@ static bool read_file(SafeTensors *set, const char *path, Error *e) {
     return damaged(e, path, text);
   }
   const char *header_text = (const char *)file->start + 8;
-  cJSON *header = parse_json(header_text, (size_t)header_bytes);
-  if (!header) return damaged(e, path, "its header is not JSON");
-  bool ok = cJSON_IsObject(header) || damaged(e, path, "its header is not a JSON object");
-  ok = ok &&
-       read_tensors(set, header, header_text + header_bytes, (int64_t)(file->size - 8 - header_bytes), e);
+  cJSON *header = json_read_object(header_text, (size_t)header_bytes, e);
+  if (!header) return error_prefix(e, "%s: its header ", path);
+  const char *data = header_text + header_bytes;
+  bool ok = read_tensors(set, header, data, (int64_t)(file->size - 8 - header_bytes), e);
   cJSON_Delete(header);
   return ok;
 }
@@ -284,15 +287,12 @@ static int by_name(const void *a, const void *b) {
   return strcmp(((const Entry *)a)->tensor.name, ((const Entry *)b)->tensor.name);
 }
 
-/* Sorts the set by name and refuses a name that comes twice. */
+/* Sorts the set by name and refuses a name that is in two files. */
 static bool sort_set(SafeTensors *set, Error *e) {
   if (set->count > 0) qsort(set->entries, (size_t)set->count, sizeof *set->entries, by_name);
   for (int64_t i = 1; i < set->count; i++) {
     const Entry *a = &set->entries[i - 1], *b = &set->entries[i];
     if (strcmp(a->tensor.name, b->tensor.name) != 0) continue;
-    if (a->file == b->file)
-      return error_usage(e, "%s: tensor %s comes twice, expected once. The file is damaged: write it again",
-                         set->files[a->file].path, a->tensor.name);
     return error_usage(
         e, "tensor %s is in %s and in %s, expected in one of them. Remove one, or download both again",
         a->tensor.name, set->files[a->file].path, set->files[b->file].path);
@@ -307,11 +307,13 @@ static Entry *find_entry(const SafeTensors *set, const char *name) {
 
 /* A shard must be a file beside its index, never a path that leads elsewhere. */
 static bool check_shard_name(const cJSON *item, const char *index_path, Error *e) {
+  enum { LONGEST = 255 }; /* of a file's name */
+  if (!check_name(item->string, index_path, e)) return false;
   const char *shard = cJSON_IsString(item) ? item->valuestring : "";
-  if (*shard && *shard != '.' && !strpbrk(shard, "/\\")) return true;
+  if (*shard && *shard != '.' && !strpbrk(shard, "/\\") && strlen(shard) <= LONGEST) return true;
   return error_usage(
       e,
-      "%s: tensor %s is said to be in \"%s\", expected the name of a file in the same folder. Correct "
+      "%s: tensor %s is said to be in \"%.60s\", expected the name of a file in the same folder. Correct "
       "the index or download it again",
       index_path, item->string, shard);
 }
@@ -367,15 +369,15 @@ static bool read_index(SafeTensors *set, const char *folder, const char *index_p
   size_t bytes;
   char *text = file_read_text(index_path, MAX_INDEX, &bytes, e);
   if (!text) return false;
-  cJSON *index = parse_json(text, bytes);
+  cJSON *index = json_read_object(text, bytes, e);
   free(text);
+  if (!index) return error_prefix(e, "%s: ", index_path);
   const cJSON *map = cJSON_GetObjectItemCaseSensitive(index, "weight_map");
   bool ok = (cJSON_IsObject(map) && map->child) ||
-            error_usage(
-                e,
-                "%s: is not JSON with a \"weight_map\" from tensors to files. The index is damaged: download "
-                "it again",
-                index_path);
+            error_usage(e,
+                        "%s: has no \"weight_map\" from tensors to files. The index is damaged: download it "
+                        "again",
+                        index_path);
   ok = ok && read_shards(set, folder, index_path, map, e) && sort_set(set, e) &&
        check_index(set, index_path, map, e);
   cJSON_Delete(index);

@@ -157,15 +157,7 @@ static bool bad_token(const Shard *s, int64_t index, uint32_t token, int64_t V, 
 static bool parse_text(Shard *s, int64_t V, Error *e) {
   s->width = 1;
   s->n = s->bytes;
-  uint8_t piece[PIECE];
-  for (int64_t at = 0; V < 256 && at < s->n; at += PIECE) {
-    int64_t m = s->n - at < PIECE ? s->n - at : PIECE;
-    if (!read_bytes(s, at, piece, m, e)) return false;
-    for (int64_t i = 0; i < m; i++) {
-      if (piece[i] >= V) return bad_token(s, at + i, piece[i], V, e);
-    }
-  }
-  return sample_content(s, e);
+  return shard_check_tokens(s, V, e) && sample_content(s, e);
 }
 
 static Shard named_shard(const char *name, int64_t V) {
@@ -223,6 +215,17 @@ bool shard_read(Shard *s, int64_t from, int64_t n, int64_t V, uint32_t *dst, Err
   for (int64_t i = 0; i < n; i++) {
     uint32_t id = dst[i] & ~s->marks;
     if (id >= V) return bad_token(s, from + i, id, V, e);
+  }
+  return true;
+}
+
+bool shard_check_tokens(Shard *s, int64_t V, Error *e) {
+  if (s->width < 4 && V >= (int64_t)1 << 8 * s->width) return true; /* it cannot hold a larger one */
+  uint32_t piece[PIECE / 4];
+  int64_t m;
+  for (int64_t at = 0; at < s->n; at += m) {
+    m = s->n - at < PIECE / 4 ? s->n - at : PIECE / 4;
+    if (!shard_read(s, at, m, V, piece, e)) return false;
   }
   return true;
 }

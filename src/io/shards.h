@@ -70,6 +70,9 @@ void shard_close(Shard *s);
  * the token's index, and its offset in bytes; a file that changed since it was opened is a runtime error. */
 bool shard_read(Shard *s, int64_t from, int64_t n, int64_t V, uint32_t *dst, Error *e);
 
+/* Reads all of it: a token >= V is an error, as in shard_read. */
+bool shard_check_tokens(Shard *s, int64_t V, Error *e);
+
 /* Writes tokens [n] as a shard of version 1, 7 or 8; only version 8 takes marks, V (0 = not given) and
  * tokenizer_hash (0 = not given), and it gets a payload hash. The file is written aside as PATH.tmp, synced,
  * and then takes its name. Refuses tokens that the version or V does not allow, and more tokens than an

@@ -80,6 +80,12 @@ bool source_from_bytes(Source *s, const char *name, const uint8_t *bytes, int64_
   return join_files(s, e);
 }
 
+bool source_check_tokens(Source *s, Error *e) {
+  bool ok = true;
+  for (int64_t i = 0; i < s->files && ok; i++) ok = shard_check_tokens(&s->shards[i], s->V, e);
+  return ok;
+}
+
 void source_close(Source *s) {
   for (int64_t i = 0; i < s->files; i++) shard_close(&s->shards[i]);
   free(s->shards);

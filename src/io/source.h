@@ -42,6 +42,8 @@ bool source_open(Source *s, char *const *patterns, int64_t n, int64_t T, int64_t
 /* The same over a copy of n bytes of text; `name` is for messages. */
 bool source_from_bytes(Source *s, const char *name, const uint8_t *bytes, int64_t n, int64_t T, int64_t V,
                        Error *e);
+/* Reads all tokens: one >= V is an error. */
+bool source_check_tokens(Source *s, Error *e);
 void source_close(Source *s);
 
 /* From here on the windows are handed out shuffled. */

@@ -17,12 +17,13 @@ void config_free(Config *c) {
 /* Far above any published model; low enough that no product of them overflows 64 bits. */
 enum {
   MAX_C = 1 << 20,
-  MAX_L = 1 << 13,
+  MAX_L = 1 << 10,
   MAX_NH = 1 << 14,
   MAX_HS = 1 << 12,
   MAX_FF = 1 << 22,
   MAX_V = 1 << 28,
 };
+static const int64_t MAX_PARAMETERS = INT64_C(1) << 50; /* nor their bytes, with all that training adds */
 static const int64_t MAX_CONTEXT = INT64_C(1) << 40;
 
 static bool in_range(const char *key, int64_t value, int64_t max, Error *e) {
@@ -31,37 +32,49 @@ static bool in_range(const char *key, int64_t value, int64_t max, Error *e) {
                      value, max);
 }
 
-static bool positive(const char *key, double value, Error *e) {
-  if (isfinite(value) && value > 0) return true;
-  return error_usage(e, "%s is %g, expected a number above 0. Correct the model's config.json", key, value);
+/* Outside of what single precision can compute with, an accepted number would become 0, infinity or NaN. */
+static bool real_in_range(const char *key, double value, double least, double most, Error *e) {
+  if (value >= least && value <= most) return true;
+  return error_usage(e, "%s is %g, expected a number from %g to %g. Correct the model's config.json", key,
+                     value, least, most);
 }
 
 static bool check_rope(const Rope *r, Error *e) {
-  if (!(isfinite(r->theta) && r->theta > 1))
-    return error_usage(e, "rope_theta is %g, expected a number above 1, such as 10000 or 500000", r->theta);
+  const double small = 1e-6, large = 1e6;
+  if (!(r->theta > 1 && r->theta <= 1e15))
+    return error_usage(
+        e, "rope_theta is %g, expected a number above 1 and up to 1e15, such as 10000 or 500000", r->theta);
   if (r->scaling == ROPE_NONE) return true;
-  if (!(isfinite(r->factor) && r->factor >= 1))
-    return error_usage(e, "the rope scaling's factor is %g, expected 1 or more: new over old context length",
-                       r->factor);
+  if (!(r->factor >= 1 && r->factor <= large))
+    return error_usage(e,
+                       "the rope scaling's factor is %g, expected 1 or more, up to %g: new over old context "
+                       "length",
+                       r->factor, large);
   if (r->original_T < 0 || r->original_T > MAX_CONTEXT)
     return error_usage(e, "original_max_position_embeddings is %" PRId64 ", expected 1 to %" PRId64,
                        r->original_T, MAX_CONTEXT);
-  if (r->scaling == ROPE_LLAMA3 &&
-      !(r->low_freq_factor > 0 && r->high_freq_factor > r->low_freq_factor && isfinite(r->high_freq_factor)))
+  if (r->scaling == ROPE_LLAMA3) {
+    if (!real_in_range("low_freq_factor", r->low_freq_factor, small, large, e) ||
+        !real_in_range("high_freq_factor", r->high_freq_factor, small, large, e))
+      return false;
+    /* what lies between nearly equal ones is a rounding error divided by their difference */
+    if (r->high_freq_factor >= 1.001 * r->low_freq_factor) return true;
     return error_usage(
         e, "low_freq_factor is %g and high_freq_factor %g, expected 0 < low < high; Llama 3.1 uses 1 and 4",
         r->low_freq_factor, r->high_freq_factor);
+  }
   if (r->scaling != ROPE_YARN) return true;
-  if (!(r->beta_slow > 0 && r->beta_fast > r->beta_slow && isfinite(r->beta_fast)))
+  if (!real_in_range("beta_slow", r->beta_slow, small, large, e) ||
+      !real_in_range("beta_fast", r->beta_fast, small, large, e))
+    return false;
+  if (r->beta_fast <= r->beta_slow)
     return error_usage(
         e, "beta_slow is %g and beta_fast %g, expected 0 < slow < fast; YaRN's paper uses 1 and 32",
         r->beta_slow, r->beta_fast);
-  if (!(r->attention_factor >= 0 && isfinite(r->attention_factor)))
-    return error_usage(e, "attention_factor is %g, expected a number above 0, or none", r->attention_factor);
-  if (!(r->mscale >= 0 && isfinite(r->mscale) && r->mscale_all_dim >= 0 && isfinite(r->mscale_all_dim)))
-    return error_usage(e, "mscale is %g and mscale_all_dim %g, expected numbers of 0 or more", r->mscale,
-                       r->mscale_all_dim);
-  return true;
+  return (r->attention_factor == 0 ||
+          real_in_range("attention_factor", r->attention_factor, small, large, e)) &&
+         real_in_range("mscale", r->mscale, 0, large, e) &&
+         real_in_range("mscale_all_dim", r->mscale_all_dim, 0, large, e);
 }
 
 static bool check_token(const char *key, int64_t id, int64_t V, Error *e) {
@@ -93,7 +106,12 @@ bool config_check(const Config *c, Error *e) {
                        c->NH, c->NKV);
   if (c->HS % 2 != 0)
     return error_usage(e, "head_dim is %" PRId64 ", expected an even number: rope turns pairs", c->HS);
-  if (!positive("rms_norm_eps", c->norm_eps, e)) return false;
+  if (config_parameters(c) > MAX_PARAMETERS)
+    return error_usage(e,
+                       "the sizes come to %" PRId64 " parameters, expected at most %" PRId64
+                       ". Correct the model's config.json",
+                       config_parameters(c), MAX_PARAMETERS);
+  if (!real_in_range("rms_norm_eps", c->norm_eps, 1e-12, 1, e)) return false;
   if (!(c->init_std >= 0 && c->init_std <= 1))
     return error_usage(e, "initializer_range is %g, expected 0 to 1; most models use 0.02", c->init_std);
   if (!check_token("bos_token_id", c->bos, c->V, e) || !check_token("eos_token_id", c->eos, c->V, e))

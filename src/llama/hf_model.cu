@@ -97,7 +97,7 @@ static const SafeTensor *find_tensor(const SafeTensors *set, const char *name, c
   char a[128], b[128];
   if (!found)
     error_usage(e,
-                "the file has no tensor %s; expected it with shape %s.\nGive a folder whose "
+                "the weights have no tensor %s; expected it with shape %s.\nGive a folder whose "
                 "config.json and safetensors belong together.",
                 name, shape_text(a, t->dims, t->shape));
   else if (!same_shape(found, t))
@@ -110,9 +110,14 @@ static const SafeTensor *find_tensor(const SafeTensors *set, const char *name, c
   return NULL;
 }
 
+static bool check_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
+  (void)m;
+  return find_tensor((const SafeTensors *)context, t->name, t, e) != NULL;
+}
+
 static bool load_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
-  const SafeTensor *found = find_tensor((const SafeTensors *)context, t->name, t, e);
-  if (!found) return false;
+  (void)e;
+  const SafeTensor *found = safetensors_find((const SafeTensors *)context, t->name);
   const Schedule *s = m->schedule;
   float *host = (float *)arena_get(&m->arena, s->host_staging);
   float *staged = (float *)arena_get(&m->arena, s->staging);
@@ -147,19 +152,27 @@ static bool is_needless(const Model *m, const char *name) {
   return strstr(name, "rotary_emb.inv_freq") || (m->config->tied && strcmp(name, "lm_head.weight") == 0);
 }
 
-bool hf_model_load(Model *m, const SafeTensors *set, Error *e) {
-  arena_enter(&m->arena, m->schedule->load);
+bool hf_model_check(const Config *c, const SafeTensors *set, Error *e) {
+  Model m = {}; /* of a model, what there is before it has memory */
+  m.config = c;
+  params_table(&m.params, c);
   for (int64_t i = 0; i < safetensors_count(set); i++) {
     const char *name = safetensors_at(set, i)->name;
-    NameSearch search = {name, is_needless(m, name)};
-    if (!search.found) visit_tensors(m, compare_name, &search, e);
+    NameSearch search = {name, is_needless(&m, name)};
+    if (!search.found) visit_tensors(&m, compare_name, &search, e);
     if (!search.found)
       return error_usage(
           e,
           "the weights hold a tensor %s, which a %s model with this config.json does not have.\n"
           "Give a folder whose config.json and safetensors belong together.",
-          name, m->config->family);
+          name, c->family);
   }
+  return visit_tensors(&m, check_tensor, (void *)set, e);
+}
+
+bool hf_model_load(Model *m, const SafeTensors *set, Error *e) {
+  if (!hf_model_check(m->config, set, e)) return false;
+  arena_enter(&m->arena, m->schedule->load);
   return visit_tensors(m, load_tensor, (void *)set, e);
 }
 

@@ -9,9 +9,12 @@
 extern "C" {
 #endif
 
-/* Fills the weights from an open set. Every tensor of the parameter table must be there with its shape;
- * fp32, bf16 and fp16 are converted. A tensor that the model does not have is refused, but for what old
- * checkpoints carry without need: rotary frequencies, and the head of a tied model. */
+/* Whether an open set holds this config's model: every tensor of the parameter table is there with its shape.
+ * A tensor that the model does not have is refused, but for what old checkpoints carry without need: rotary
+ * frequencies, and the head of a tied model. */
+bool hf_model_check(const Config *c, const SafeTensors *set, Error *e);
+
+/* Fills the weights from an open set, after the same check; fp32, bf16 and fp16 are converted. */
 bool hf_model_load(Model *m, const SafeTensors *set, Error *e);
 
 /* Writes the weights to PATH in the run's storage type. */
