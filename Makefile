@@ -30,7 +30,7 @@ INCLUDE  := -I. -Isrc -Itest
 HOST     := $(OPTIMIZE) $(WARN) -fopenmp
 CFLAGS   ?=
 CXXFLAGS ?=
-LDLIBS   := -lopenblas -lcjson -lm
+LDLIBS   := -lopenblas -lcjson -lpcre2-8 -lutf8proc -lm
 
 ifeq ($(CUDA),1)
   GENCODE  := $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a))
@@ -49,16 +49,28 @@ SAY = $(if $(V),@:,@echo "  $(1)  $@")
 COMPILE_C = $(CC) -std=gnu11 $(HOST) $(INCLUDE) $(CFLAGS) -MMD -MP -c $< -o $@
 LINK      = $(CXX) $(HOST) $^ $(LDLIBS) -o $@
 
-SOURCES := $(wildcard src/*/*.c src/*/*.cu)
+TOKENIZER := $(wildcard tokenizer/*.c)
+SOURCES := $(wildcard src/*/*.c src/*/*.cu) $(TOKENIZER)
 OBJECTS := $(patsubst %,$(BUILD)/%.o,$(SOURCES))
 TESTS   := $(patsubst test/%,$(BUILD)/%,$(basename $(wildcard test/test_*.c test/test_*.cu)))
 
 .PHONY: all test tsan demo clean format format-check
-all: train_llama
+all: train_llama tokenize
 
 train_llama: $(BUILD)/train_llama
 	@cp -f $< $@
 $(BUILD)/train_llama: $(BUILD)/train_llama.cu.o $(OBJECTS)
+	$(call SAY,link)
+	$(Q)$(LINK)
+
+# ./tokenize: an archive gives it what it calls, and nothing of the trainer
+tokenize: $(BUILD)/tokenize
+	@cp -f $< $@
+$(BUILD)/tokenize_parts.a: $(patsubst %,$(BUILD)/%.o,$(TOKENIZER) $(wildcard src/base/*.c src/io/*.c src/cli/*.c tokenizer/tool/*.c))
+	@rm -f $@
+	$(Q)ar rcs $@ $^
+$(BUILD)/tokenize: LDLIBS = -lcjson -lpcre2-8 -lutf8proc -lm
+$(BUILD)/tokenize: $(BUILD)/tokenizer/tool/tokenize.c.o $(BUILD)/tokenize_parts.a
 	$(call SAY,link)
 	$(Q)$(LINK)
 
@@ -89,17 +101,17 @@ $(BUILD)/train_llama_faulty: $(BUILD)/train_llama.cu.o $(BUILD)/test/fault_io.c.
 	$(Q)$(LINK)
 
 clean:
-	rm -rf build train_llama
+	rm -rf build train_llama tokenize
 
 -include $(shell find $(BUILD) build/fuzz -name '*.d' 2>/dev/null)
 
 # What people type. Dependencies are installed before anything is built, so the building is a make of its own.
 PARALLEL := $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc))
-FORMATTED = $(wildcard $(foreach d,. src/* test test/fuzz bench tokenizer,$(addprefix $(d)/*.,c h cu cuh)))
+FORMATTED = $(wildcard $(foreach d,. src/* test test/fuzz bench tokenizer tokenizer/tool,$(addprefix $(d)/*.,c h cu cuh)))
 CLANG_FORMAT = $(firstword $(foreach f,clang-format-14 clang-format,$(shell command -v $(f) 2>/dev/null)))
 
 .PHONY: tests
-tests: $(BUILD)/train_llama $(BUILD)/train_llama_faulty $(TESTS)
+tests: $(BUILD)/train_llama $(BUILD)/train_llama_faulty $(BUILD)/tokenize $(TESTS)
 .SECONDARY: # keeps the tests' object files
 
 test:
@@ -126,7 +138,7 @@ FUZZ         := build/fuzz
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := $(patsubst test/fuzz/fuzz_%.c,%,$(wildcard test/fuzz/fuzz_*.c))
 FUZZ_FLAGS   := -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
-FUZZ_HOST    := $(patsubst %,$(FUZZ)/%.o,$(wildcard src/*/*.c))
+FUZZ_HOST    := $(patsubst %,$(FUZZ)/%.o,$(wildcard src/*/*.c) $(TOKENIZER))
 FUZZ_OPTIONS := -max_len=4096 -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=256 -print_final_stats=1
 CLANG        ?= clang
 
@@ -140,7 +152,7 @@ $(FUZZ)/host.a: $(FUZZ_HOST)
 	$(Q)ar rcs $@ $^
 $(FUZZ)/fuzz_%: $(FUZZ)/test/fuzz/fuzz_%.c.o $(FUZZ)/host.a
 	$(call SAY,link)
-	$(Q)$(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined $^ -lcjson -lm -o $@
+	$(Q)$(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined $^ -lcjson -lpcre2-8 -lutf8proc -lm -o $@
 
 .PHONY: fuzz fuzz-merge $(FUZZ_TARGETS:%=fuzz-run-%) $(FUZZ_TARGETS:%=fuzz-merge-%)
 fuzz: $(FUZZ_TARGETS:%=fuzz-run-%)

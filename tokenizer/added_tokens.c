@@ -1,6 +1,6 @@
 #include "tokenizer/added_tokens.h"
 
-#include "tokenizer/utf8.h"
+#include "base/utf8.h"
 
 /* ---- the trie ---- */
 
@@ -104,7 +104,7 @@ static size_t spaces_begin(const uint8_t *text, size_t at) {
 
 static size_t spaces_end(const uint8_t *text, size_t n, size_t at) {
   while (at < n) {
-    size_t length = utf8_length(text + at, n - at, NULL, NULL);
+    size_t length = (size_t)utf8_length((const char *)text + at, n - at);
     if (!is_space(text + at, length)) break;
     at += length;
   }

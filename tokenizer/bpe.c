@@ -6,7 +6,7 @@
 #include <xxhash.h> // XXH3_64bits
 
 #include "tokenizer/byte_chars.h" // byte_chars_encode
-#include "tokenizer/utf8.h"       // utf8_length
+#include "base/utf8.h"            // utf8_length
 
 /* ---- the merges ---- */
 
@@ -123,7 +123,7 @@ static bool fall_back(const Bpe *b, const uint8_t *bytes, size_t n, Ids *symbols
 static void split_chars(const Bpe *b, const uint8_t *word, size_t n, Ids *symbols) {
   bool waits = false;
   for (size_t i = 0, length; i < n; i += length) {
-    length = utf8_length(word + i, n - i, NULL, NULL);
+    length = (size_t)utf8_length((const char *)word + i, n - i);
     int64_t id = find_token(b, word + i, length);
     if (id < 0 && b->byte_fallback && fall_back(b, word + i, length, symbols)) continue;
     if (id < 0 && b->unknown < 0) continue;

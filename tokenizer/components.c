@@ -14,13 +14,13 @@ bool component_is(const cJSON *json, const char *type) {
 }
 
 bool component_unknown(const char *kind, const cJSON *json, Error *e) {
-  return error_usage(e, "the %s of type %s is not supported", kind, type_of(json));
+  return error_usage(e, "the %s of type %.100s is not supported", kind, type_of(json));
 }
 
 static bool bad_value(const cJSON *json, const char *key, const char *expected, Error *e) {
   char *found = cJSON_PrintUnformatted(cJSON_GetObjectItemCaseSensitive(json, key));
-  error_usage(e, "%s: \"%s\": found %.60s, expected %s", type_of(json), key, found ? found : "nothing",
-              expected);
+  error_usage(e, "%.100s: \"%s\": found %.60s, expected %s", type_of(json), key,
+              found ? found : "nothing", expected);
   cJSON_free(found);
   return false;
 }

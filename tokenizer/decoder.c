@@ -4,7 +4,7 @@
 
 #include "tokenizer/byte_chars.h"
 #include "tokenizer/components.h"
-#include "tokenizer/utf8.h"
+#include "base/utf8.h"
 
 /* ---- reading ---- */
 
@@ -152,7 +152,7 @@ static void emit(const Decoder *d, DecodeState *s, const uint8_t *text, size_t n
 /* A row of byte tokens is over: text if it is text as a whole, else a U+FFFD for each byte. */
 static void end_bytes(const Decoder *d, DecodeState *s, Bytes *out) {
   Bytes *p = &s->pending;
-  if (p->n && utf8_valid(p->data, p->n) == p->n) {
+  if (p->n && utf8_valid((const char *)p->data, p->n) == p->n) {
     emit(d, s, p->data, p->n, out);
   } else {
     for (size_t i = 0; i < p->n; i++) emit(d, s, (const uint8_t *)UTF8_REPLACEMENT, 3, out);
@@ -165,10 +165,11 @@ static void emit_characters(const Decoder *d, DecodeState *s, bool at_end, Bytes
   Bytes *p = &s->pending;
   size_t i = 0;
   while (i < p->n) {
-    size_t bad;
-    bool cut;
-    size_t length = utf8_length(p->data + i, p->n - i, &bad, &cut);
-    if (length == 0 && cut && !at_end) break;
+    const char *next = (const char *)p->data + i;
+    size_t length = (size_t)utf8_length(next, p->n - i), bad = 0;
+    bool cut = false;
+    if (length == 0) bad = utf8_malformed(next, p->n - i, &cut);
+    if (cut && !at_end) break;
     if (length)
       emit(d, s, p->data + i, length, out);
     else

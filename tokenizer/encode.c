@@ -1,7 +1,7 @@
 #include <stdlib.h>
 
 #include "tokenizer/internal.h"
-#include "tokenizer/utf8.h"
+#include "base/utf8.h"
 
 struct Encoder {
   const Tokenizer *t;
@@ -79,7 +79,7 @@ static void append(Ids *ids, const Ids *more) {
 
 bool tokenizer_encode(Encoder *x, const char *text, size_t n, int flags, Ids *ids, Error *e) {
   const uint8_t *bytes = (const uint8_t *)text;
-  size_t valid = utf8_valid(bytes, n), before = ids->n;
+  size_t valid = utf8_valid(text, n), before = ids->n;
   if (n > INT32_MAX)
     return error_usage(e, "a text of %zu bytes; at most %d can be encoded at once: cut it", n, INT32_MAX);
   if (valid < n) return error_usage(e, "byte %zu of the text is not UTF-8 (0x%02x)", valid, bytes[valid]);

@@ -4,10 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tokenizer/utf8.h"
+#include "base/utf8.h"
+#include "io/json_in.h" // json_read_object
 
 bool json_check(JsonSpan text, Error *e) {
-  size_t valid = utf8_valid((const uint8_t *)text.at, text.n);
+  size_t valid = utf8_valid(text.at, text.n);
   if (valid < text.n) return error_usage(e, "byte %zu is not UTF-8; expected JSON", valid);
   for (size_t i = 0; i < text.n; i++) {
     if (text.at[i] != '\\') continue;
@@ -35,7 +36,8 @@ static size_t value_length(JsonSpan s) {
     char c = s.at[i];
     if (quoted) {
       if (c == '\\') i++;
-      if (c == '"' && (quoted = false, depth == 0)) return i + 1;
+      if (c == '"') quoted = false;
+      if (!quoted && depth == 0) return i + 1;
     } else if (c == '"') {
       quoted = true;
     } else if (c == '{' || c == '[') {
@@ -59,7 +61,7 @@ static bool take_value(JsonSpan *rest, JsonSpan *value) {
 }
 
 static bool malformed(const char *what, Error *e) {
-  return error_usage(e, "%s: the JSON is malformed; get the file again", what);
+  return error_usage(e, "%.100s: the JSON is malformed; get the file again", what);
 }
 
 bool json_walk(JsonWalk *w, JsonSpan span, char open, const char *what, Error *e) {
@@ -90,6 +92,11 @@ bool json_next(JsonWalk *w, JsonSpan *key, JsonSpan *value, bool *found, Error *
 }
 
 cJSON *json_value(JsonSpan span, const char *what, Error *e) {
+  if (span.n && *span.at == '{') {
+    cJSON *object = json_read_object(span.at, span.n, e);
+    if (!object) error_prefix(e, "%.100s ", what);
+    return object;
+  }
   const char *end;
   cJSON *value = cJSON_ParseWithLengthOpts(span.at, span.n, &end, false);
   if (value && end == span.at + span.n) return value;
@@ -105,7 +112,7 @@ char *json_text(JsonSpan span, const char *what, Error *e) {
     text = value->valuestring;
     value->valuestring = NULL;
   } else if (value) {
-    error_usage(e, "%s: found %.*s, expected a string", what, (int)(span.n < 40 ? span.n : 40), span.at);
+    error_usage(e, "%.100s: expected a string", what);
   }
   cJSON_Delete(value);
   return text;

@@ -28,7 +28,7 @@ static bool read_split(PreTokenizer *p, const cJSON *json, Error *e) {
   if (!behavior) return false;
   bool removes = strcmp(behavior, "Removed") == 0;
   if (!removes && strcmp(behavior, "Isolated") != 0) {
-    error_usage(e, "the pre_tokenizer Split with behavior %s is not supported", behavior);
+    error_usage(e, "the pre_tokenizer Split with behavior %.100s is not supported", behavior);
     free(behavior);
     return false;
   }
@@ -74,7 +74,7 @@ static bool read_prefix_scheme(const cJSON *json, PrefixScheme *scheme, Error *e
   for (int i = PREFIX_NEVER; i <= PREFIX_ALWAYS; i++) {
     if (strcmp(name, names[i]) == 0) *scheme = (PrefixScheme)i, known = true;
   }
-  if (!known) error_usage(e, "the pre_tokenizer Metaspace with prepend_scheme %s is not supported", name);
+  if (!known) error_usage(e, "the pre_tokenizer Metaspace with prepend_scheme %.100s is not supported", name);
   free(name);
   return known;
 }

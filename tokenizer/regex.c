@@ -16,7 +16,7 @@ typedef struct Rewrite {
 } Rewrite;
 
 static bool refuse(const Rewrite *r, const char *what, Error *e) {
-  return error_usage(e, "the regular expression %s: %s at byte %zu is not supported", r->pattern, what,
+  return error_usage(e, "the regular expression %.500s: %s at byte %zu is not supported", r->pattern, what,
                      (size_t)(r->at - r->pattern));
 }
 
@@ -160,15 +160,16 @@ static pcre2_code *compile(const char *pattern, size_t n, bool literal, Error *e
   if (!code) {
     PCRE2_UCHAR why[200];
     pcre2_get_error_message(number, why, sizeof why);
-    error_usage(e, "the regular expression %.*s: %s, at byte %zu", (int)n, pattern, (char *)why, (size_t)at);
+    error_usage(e, "the regular expression %.*s: %s, at byte %zu", (int)(n < 500 ? n : 500), pattern,
+                (char *)why, (size_t)at);
     return NULL;
   }
   uint32_t empty = 0;
   pcre2_pattern_info(code, PCRE2_INFO_MATCHEMPTY, &empty);
   if (empty) {
     pcre2_code_free(code);
-    error_usage(e, "the regular expression %.*s matches the empty text, which is not supported", (int)n,
-                pattern);
+    error_usage(e, "the regular expression %.*s matches the empty text, which is not supported",
+                (int)(n < 500 ? n : 500), pattern);
     return NULL;
   }
   /* where there is no just-in-time compiler, pcre2_match interprets the code */

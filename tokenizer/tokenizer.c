@@ -10,6 +10,8 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h> // XXH3_64bits
 
+#include "io/json_in.h"           // json_read_object
+#include "base/utf8.h"            // utf8_length
 #include "io/file.h"              // file_read_text
 #include "tokenizer/byte_chars.h" // byte_chars_encode
 #include "tokenizer/components.h" // component_is, component_string
@@ -31,7 +33,11 @@ static bool span_is(JsonSpan key, const char *name) {
 static bool add_member(cJSON *object, JsonSpan key, JsonSpan value, Error *e) {
   char *name = json_text(key, "a key", e);
   if (!name) return false;
-  cJSON *item = json_value(value, name, e);
+  cJSON *item = NULL;
+  if (cJSON_GetObjectItemCaseSensitive(object, name))
+    error_usage(e, "\"%.100s\" is there twice", name);
+  else
+    item = json_value(value, name, e);
   if (item) cJSON_AddItemToObject(object, name, item);
   free(name);
   return item != NULL;
@@ -45,10 +51,10 @@ static bool find_model_parts(Parts *p, JsonSpan model, Error *e) {
   for (;;) {
     if (!json_next(&w, &key, &value, &found, e)) return false;
     if (!found) return true;
-    if (span_is(key, "vocab"))
-      p->vocab = value;
-    else if (span_is(key, "merges"))
-      p->merges = value;
+    JsonSpan *part = span_is(key, "vocab") ? &p->vocab : span_is(key, "merges") ? &p->merges : NULL;
+    if (part && part->n) return error_usage(e, "the model's vocab or merges are there twice");
+    if (part)
+      *part = value;
     else if (!add_member(p->model, key, value, e))
       return false;
   }
@@ -75,15 +81,15 @@ static bool read_id(JsonSpan span, const char *token, uint32_t *id, Error *e) {
            span.at);
   unsigned long value = digits[0] >= '0' && digits[0] <= '9' ? strtoul(digits, &end, 10) : 0;
   if (end == digits || *end || value >= VOCAB_MOST)
-    return error_usage(e, "the token \"%s\": found the id %s, expected a whole number below %d", token,
-                       digits, VOCAB_MOST);
+    return error_usage(e, "the token \"%.100s\": found the id %s, expected a whole number below %d",
+                       token, digits, VOCAB_MOST);
   *id = (uint32_t)value;
   return true;
 }
 
 static bool add_token(Tokenizer *t, const char *text, uint32_t id, Error *e) {
   return vocab_add(&t->bpe.vocab, text, strlen(text), id) ||
-         error_usage(e, "the token \"%s\" or its id %" PRIu32 " is there twice", text, id);
+         error_usage(e, "the token \"%.100s\" or its id %" PRIu32 " is there twice", text, id);
 }
 
 static bool read_vocab(Tokenizer *t, JsonSpan vocab, Error *e) {
@@ -141,8 +147,8 @@ static bool read_merge(Tokenizer *t, const cJSON *item, uint32_t rank, Bytes *jo
   int64_t id = vocab_find(v, joined->data, joined->n);
   if (a < 0 || b < 0 || id < 0)
     return error_usage(
-        e, "merge %" PRIu32 " of \"%.*s\" and \"%s\": the vocabulary lacks one of them or both joined", rank,
-        (int)left_n, left, right);
+        e, "merge %" PRIu32 " of \"%.*s\" and \"%.100s\": the vocabulary lacks one of them or both joined",
+        rank, (int)(left_n < 100 ? left_n : 100), left, right);
   bpe_add_merge(&t->bpe, (uint32_t)a, (uint32_t)b, rank, (uint32_t)id);
   if (joins_meta(left, left_n, right)) t->bpe.cuts_at_meta = false;
   return true;
@@ -184,7 +190,7 @@ static bool check_bytes(Tokenizer *t, Error *e) {
 /* A string member that must be empty or null. */
 static bool check_empty(const cJSON *model, const char *key, Error *e) {
   const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(model, key));
-  return !text || !*text || error_usage(e, "the model's %s \"%s\" is not supported", key, text);
+  return !text || !*text || error_usage(e, "the model's %s \"%.100s\" is not supported", key, text);
 }
 
 static bool read_model_options(Tokenizer *t, const cJSON *model, Error *e) {
@@ -203,7 +209,7 @@ static bool read_model_options(Tokenizer *t, const cJSON *model, Error *e) {
   const char *unknown = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(model, "unk_token"));
   if (!unknown) return true;
   b->unknown = vocab_find(&b->vocab, unknown, strlen(unknown));
-  return b->unknown >= 0 || error_usage(e, "the unknown token \"%s\" is not in the vocabulary", unknown);
+  return b->unknown >= 0 || error_usage(e, "the unknown token \"%.100s\" is not in the vocabulary", unknown);
 }
 
 static bool read_model(Tokenizer *t, const Parts *p, Error *e) {
@@ -223,7 +229,7 @@ static bool read_model(Tokenizer *t, const Parts *p, Error *e) {
 static bool add_pattern(Tokenizer *t, AddedToken a, const char *text, const Bytes *pattern, Error *e) {
   bool same = pattern->n == strlen(text) && memcmp(pattern->data, text, pattern->n) == 0;
   if (!same && !vocab_add(&t->normalized, pattern->data, pattern->n, a.id))
-    return error_usage(e, "the added token \"%s\" is, normalized, the same as another", text);
+    return error_usage(e, "the added token \"%.100s\" is, normalized, the same as another", text);
   return added_tokens_add(&t->added, a, pattern->data, pattern->n, e);
 }
 
@@ -243,7 +249,8 @@ static bool read_added_token(Tokenizer *t, const cJSON *json, bool special, Erro
   a.id = (uint32_t)id;
   int64_t there = vocab_find(&t->bpe.vocab, text, strlen(text));
   if (there >= 0 && there != id)
-    return error_usage(e, "the added token \"%s\" has the id %" PRId64 ", but %" PRId64 " in the vocabulary",
+    return error_usage(e,
+                       "the added token \"%.100s\" has the id %" PRId64 ", but %" PRId64 " in the vocabulary",
                        text, id, there);
   if (there < 0) {
     if (!add_token(t, text, a.id, e)) return false;
@@ -278,10 +285,11 @@ static bool append_special(Ids *ids, const cJSON *specials, const char *name, si
   const cJSON *id, *token = cJSON_GetObjectItemCaseSensitive(specials, name ? name : "");
   const cJSON *list = cJSON_GetObjectItemCaseSensitive(token, "ids");
   if (!cJSON_IsArray(list))
-    return error_usage(e, "the template names the token \"%s\", whose ids are not given", name ? name : "");
+    return error_usage(e, "the template names the token \"%.100s\", whose ids are not given",
+                       name ? name : "");
   cJSON_ArrayForEach(id, list) {
     if (!cJSON_IsNumber(id) || !(id->valuedouble >= 0 && id->valuedouble < (double)V))
-      return error_usage(e, "the template's token \"%s\" has an id that is not in the vocabulary", name);
+      return error_usage(e, "the template's token \"%.100s\" has an id that is not in the vocabulary", name);
     ids_append(ids, (uint32_t)id->valuedouble);
   }
   return true;
@@ -333,6 +341,15 @@ static bool read_parts(Tokenizer *t, const Parts *p, Error *e) {
   return true;
 }
 
+/* Messages quote the file, which may hold anything: one line of text is made of them. */
+static void tidy(Error *e) {
+  for (char *c = e->text; *c;) {
+    int n = utf8_length(c, strlen(c));
+    if (n == 0 || (n == 1 && ((unsigned char)*c < ' ' || *c == 0x7f))) *c = '?';
+    c += n ? n : 1;
+  }
+}
+
 Tokenizer *tokenizer_parse(const char *name, const char *json, size_t n, Error *e) {
   Tokenizer *t = calloc(1, sizeof *t);
   CHECK(t, "out of memory for a tokenizer");
@@ -345,6 +362,7 @@ Tokenizer *tokenizer_parse(const char *name, const char *json, size_t n, Error *
   t->hash = XXH3_64bits(json, n);
   t->hash += t->hash == 0; /* 0 means in shards that it is not given */
   if (ok) return t;
+  tidy(e);
   error_prefix(e, "%s: ", name);
   tokenizer_close(t);
   return NULL;
@@ -365,9 +383,9 @@ static bool read_config(Tokenizer *t, const char *path, Error *e) {
   if (access(path, F_OK) != 0) return true;
   char *text = file_read_text(path, MOST, &n, e);
   if (!text) return false;
-  cJSON *config = json_value((JsonSpan){text, n}, path, e);
+  cJSON *config = json_read_object(text, n, e);
   free(text);
-  if (!config) return false;
+  if (!config) return error_prefix(e, "%s: ", path);
   if (t->bos < 0) t->bos = named_token(t, config, "bos_token");
   if (t->eos < 0) t->eos = named_token(t, config, "eos_token");
   cJSON_Delete(config);
