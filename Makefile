@@ -121,7 +121,7 @@ test:
 
 # The reading thread under the thread sanitizer: what it takes part in and no more, since the runtimes of
 # OpenMP are not built for that sanitizer.
-TSAN_SOURCES := test/test_prefetch.c $(addprefix src/,io/dataloader.c io/source.c io/shards.c \
+TSAN_SOURCES := test/test_prefetch.c $(addprefix src/,io/dataloader.c io/source.c io/shards.c io/shard_writer.c \
                 io/watched_file.c io/shuffle.c io/file.c base/worker.c base/error.c)
 build/tsan/test_prefetch: $(TSAN_SOURCES) $(wildcard *.h src/io/*.h src/base/*.h test/*.h)
 	@mkdir -p $(@D)
