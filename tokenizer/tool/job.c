@@ -41,19 +41,19 @@ static const char *path_of(const Work *w) {
   return w->p->in->files[w->d->file].path;
 }
 
-static void note(Work *w, size_t at, const char *what) {
+static void note(Work *w, size_t at, const char *what, const char *done) {
   char line[512];
-  int n = snprintf(line, sizeof line, "%s: byte %lld: %s\n", path_of(w),
-                   (long long)w->d->offset + (long long)at, what);
+  int n = snprintf(line, sizeof line, "%s: byte %lld: %s: %s\n", path_of(w),
+                   (long long)w->d->offset + (long long)at, what, done);
   bytes_append(&w->j->notes, line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1);
 }
 
-static bool stop(Work *w, size_t at, const char *what) {
+static bool stop(Work *w, size_t at, const char *what, bool can_replace) {
   return error_usage(
       &w->j->error,
       "%s: byte %lld: %s.\nMend the file, or give --on-invalid skip to leave such documents out%s.",
       path_of(w), (long long)w->d->offset + (long long)at, what,
-      strstr(what, "UTF-8") ? ", or replace to put U+FFFD there" : "");
+      can_replace ? ", or replace to put U+FFFD there" : "");
 }
 
 /* The place of an escaped NUL in a JSON text, n when it has none: it would end the string for C. */
@@ -86,19 +86,19 @@ static bool check_text(Work *w, const char **text, size_t *n, bool json) {
   const char *what = "not UTF-8";
   if (json && valid == *n) {
     valid = find_nul(*text, *n);
-    what = "the character U+0000 in JSON, which is not supported (not UTF-8 as text)";
+    what = "the character U+0000 in JSON, which is not supported";
   }
   if (valid == *n) return true;
   switch ((OnInvalid)w->p->o->on_invalid) {
-  case INVALID_STOP: return stop(w, valid, what);
+  case INVALID_STOP: return stop(w, valid, what, true);
   case INVALID_SKIP:
     w->j->skipped++;
-    note(w, valid, "not UTF-8: the document is left out");
+    note(w, valid, what, "the document is left out");
     *n = 0;
     return true;
   case INVALID_REPLACE:
     w->j->replaced++;
-    note(w, valid, "not UTF-8: replaced by U+FFFD");
+    note(w, valid, what, "replaced by U+FFFD");
     mend(w, *text, *n, json);
     *text = (const char *)w->mended.data;
     *n = w->mended.n;
@@ -136,11 +136,9 @@ static bool encode_document(Work *w, const char *prompt, const char *text, size_
 /* ---- JSON ---- */
 
 static bool bad_json(Work *w, const char *what) {
-  if (w->p->o->on_invalid != INVALID_SKIP) return stop(w, 0, what);
+  if (w->p->o->on_invalid != INVALID_SKIP) return stop(w, 0, what, false);
   w->j->skipped++;
-  char line[256];
-  snprintf(line, sizeof line, "%s: the document is left out", what);
-  note(w, 0, line);
+  note(w, 0, what, "the document is left out");
   return true;
 }
 
@@ -163,11 +161,13 @@ static bool encode_object(Work *w, const cJSON *json) {
 }
 
 static bool encode_line(Work *w, const char *line, size_t n) {
-  if (strspn(line, " \t\r") >= n) return true; /* a blank line; the text behind the last one is terminated */
+  size_t blank = 0;
+  while (blank < n && line[blank] && strchr(" \t\r", line[blank])) blank++;
+  if (blank == n) return true;
   const char *end;
   cJSON *json = cJSON_ParseWithLengthOpts(line, n, &end, false);
   bool whole = cJSON_IsObject(json);
-  while (whole && end < line + n) whole = strchr(" \t\r", *end++) != NULL;
+  while (whole && end < line + n) whole = *end && strchr(" \t\r", *end) != NULL, end++;
   bool ok = whole ? encode_object(w, json) : bad_json(w, "not a JSON object");
   cJSON_Delete(json);
   return ok;
