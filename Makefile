@@ -94,6 +94,12 @@ $(BUILD)/test_%: $(BUILD)/test/test_%.cu.o $(OBJECTS)
 # sees the program's own allocations, not those inside libraries
 $(BUILD)/test_memory: LDLIBS += $(foreach f,malloc calloc realloc aligned_alloc posix_memalign mmap,-Wl,--wrap=$(f))
 
+# ./tokenize with a disk that fails, for test_tokenize
+$(BUILD)/tokenize_faulty: LDLIBS = -lcjson -lpcre2-8 -lutf8proc -lm $(foreach f,write fsync rename,-Wl,--wrap=$(f))
+$(BUILD)/tokenize_faulty: $(BUILD)/tokenizer/tool/tokenize.c.o $(BUILD)/test/fault_io.c.o $(BUILD)/tokenize_parts.a
+	$(call SAY,link)
+	$(Q)$(LINK)
+
 # the program with a disk that fails, for test_faults
 $(BUILD)/train_llama_faulty: LDLIBS += $(foreach f,write fsync rename,-Wl,--wrap=$(f))
 $(BUILD)/train_llama_faulty: $(BUILD)/train_llama.cu.o $(BUILD)/test/fault_io.c.o $(OBJECTS)
@@ -111,7 +117,7 @@ FORMATTED = $(wildcard $(foreach d,. src/* test test/fuzz bench tokenizer tokeni
 CLANG_FORMAT = $(firstword $(foreach f,clang-format-14 clang-format,$(shell command -v $(f) 2>/dev/null)))
 
 .PHONY: tests
-tests: $(BUILD)/train_llama $(BUILD)/train_llama_faulty $(BUILD)/tokenize $(TESTS)
+tests: $(BUILD)/train_llama $(BUILD)/train_llama_faulty $(BUILD)/tokenize $(BUILD)/tokenize_faulty $(TESTS)
 .SECONDARY: # keeps the tests' object files
 
 test:

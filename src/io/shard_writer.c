@@ -77,7 +77,7 @@ static bool read_again(ShardWriter *w, int64_t n, Error *e) {
   w->n = n;
   off_t end_at = (off_t)sizeof(ShardHeader) + n * width_of(w);
   if (lseek(w->fd, 0, SEEK_END) < end_at)
-    return error_runtime(e, "%s: is shorter than it was left; remove the folder and begin again", w->aside);
+    return error_runtime(e, "%s: is shorter than it was left", w->aside);
   if (ftruncate(w->fd, end_at) == 0 && lseek(w->fd, end_at, SEEK_SET) == end_at) return true;
   return error_runtime(e, "%s: cannot be cut: %s", w->aside, strerror(errno));
 }
@@ -87,7 +87,7 @@ bool shard_writer_reopen(ShardWriter *w, const char *path, ShardKind kind, int64
   w->fd = open(w->aside, O_RDWR | O_CLOEXEC);
   if (w->fd < 0 && errno == ENOENT && rename(path, w->aside) == 0) w->fd = open(w->aside, O_RDWR | O_CLOEXEC);
   if (w->fd < 0)
-    error_runtime(e, "%s: cannot be opened to go on: %s; remove the folder and begin again", w->aside,
+    error_runtime(e, "%s: cannot be opened to go on: %s", w->aside,
                   strerror(errno));
   if (w->fd >= 0 && read_again(w, n, e)) return true;
   shard_writer_leave(w);

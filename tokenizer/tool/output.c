@@ -114,6 +114,24 @@ static bool reopen(Output *o, ShardStream *s, Error *e) {
   return shard_writer_reopen(&s->w, path, o->kind, n, e);
 }
 
+static bool reopen_all(Output *o, Error *e) {
+  for (int i = 0; i < STREAMS; i++) {
+    if (!reopen(o, &o->streams[i], e)) return false;
+  }
+  return true;
+}
+
+/* Forgets what was done. Shards that are there are replaced by the same again. */
+static void begin_anew(Output *o) {
+  for (int i = 0; i < STREAMS; i++) {
+    ShardStream *s = &o->streams[i];
+    shard_writer_leave(&s->w);
+    s->shards = s->tokens = 0;
+  }
+  o->at = (InputPosition){0};
+  o->documents = o->skipped = o->replaced = 0;
+}
+
 bool output_open(Output *o, const char *folder, ShardKind kind, int64_t shard_tokens, uint64_t fingerprint,
                  Error *e) {
   *o = (Output){.folder = folder,
@@ -130,7 +148,11 @@ bool output_open(Output *o, const char *folder, ShardKind kind, int64_t shard_to
     if (access(path, F_OK) == 0) ok = error_usage(e, "%s: is there already; give another --out", path);
   }
   if (ok && !there) ok = write_state(o, e);
-  for (int i = 0; ok && !o->done && i < STREAMS; i++) ok = reopen(o, &o->streams[i], e);
+  if (ok && !o->done && !reopen_all(o, e)) {
+    fprintf(stderr, "# %s\n# going on is not possible; the run begins anew\n", e->text);
+    begin_anew(o);
+    ok = write_state(o, e);
+  }
   if (!ok) output_close(o);
   return ok;
 }

@@ -137,10 +137,14 @@ static bool take(const Pipeline *p, const Job *j, Output *out, const Progress *p
     *e = j->error;
     return false;
   }
-  for (size_t i = 0; i < j->run_count; i++) {
-    const TokenRun *run = &j->runs[i];
-    if (!output_append(out, stream_of(p->plan->o, run->document), tokens, (int64_t)run->n, e)) return false;
-    tokens += run->n;
+  for (size_t i = 0; i < j->run_count;) {
+    int stream = stream_of(p->plan->o, j->runs[i].document);
+    int64_t n = 0; /* of the documents in a row that go to the same stream */
+    do {
+      n += (int64_t)j->runs[i++].n;
+    } while (i < j->run_count && stream_of(p->plan->o, j->runs[i].document) == stream);
+    if (!output_append(out, stream, tokens, n, e)) return false;
+    tokens += n;
   }
   out->documents += (int64_t)j->run_count;
   out->skipped += j->skipped;
