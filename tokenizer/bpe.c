@@ -53,7 +53,7 @@ static int64_t find_token(const Bpe *b, const void *text, size_t n) {
 
 /* ---- scratch ---- */
 
-/* What the cache keeps of a short word: one line of the processor's cache. */
+/* What the cache keeps of a short word, in 64 bytes. */
 enum { CACHED_BYTES = 30, CACHED_IDS = 8, CACHE_SLOTS = 1 << 15 };
 typedef struct CachedWord {
   uint8_t n, count; /* bytes, ids; n = 0: free */
@@ -87,9 +87,8 @@ struct BpeScratch {
 BpeScratch *bpe_scratch_new(void) {
   BpeScratch *s = calloc(1, sizeof *s);
   CHECK(s, "out of memory for an encoder");
-  s->cache = aligned_alloc(64, CACHE_SLOTS * sizeof *s->cache);
+  s->cache = calloc(CACHE_SLOTS, sizeof *s->cache);
   CHECK(s->cache, "out of memory for a cache of words");
-  memset(s->cache, 0, CACHE_SLOTS * sizeof *s->cache);
   return s;
 }
 
