@@ -52,25 +52,29 @@ static bool evaluate_only(Run *r, Error *e) {
 static bool dump_gradients(Run *r, Error *e) {
   StepBatch step = model_step_batch(&r->model, r->o.grad_accum);
   if (!dataloader_next(r->train, &step, e)) return false;
-  double loss = model_forward_backward(&r->model, &step);
+  double loss = model_forward_backward(&r->model, &step, NULL);
   if (!hf_model_dump_gradients(&r->model, r->o.dump_grads, loss, &step, e)) return false;
   printf("# loss %.9g, gradient norm %.9g; gradients are in %s\n", loss, gradient_norm(&r->model),
          r->o.dump_grads);
   return true;
 }
 
-/* A step whose loss or gradient is not finite changes no weight. It is left out when --skip-bad-steps allows
+/* A step whose loss or gradient is not finite changes no weight (with --update layer: nothing from that
+ * gradient on). It is left out when --skip-bad-steps allows
  * one more in a row; else it is an error that says where the first such number is. */
 static bool tolerate(Run *r, int64_t i, const StepBatch *step, double loss, double norm, Error *e) {
   char where[BLAME_TEXT];
+  bool stopped = r->model.stopped_at != NOT_STOPPED;
   model_blame(&r->model, step, where);
   r->bad_steps++;
-  error_runtime(
-      e,
-      "step %lld: the loss is %g and the gradient's norm %g. The first tensor that is not finite: "
-      "%s.\nNo weight was changed by this step; saved states are as they were. A lower --lr, a longer "
-      "--warmup, --clip,\nor --skip-bad-steps may help.",
-      (long long)i, loss, norm, where);
+  error_runtime(e,
+                "step %lld: the loss is %g and the gradient's norm %g. The first tensor that is not finite: "
+                "%s.\n%s; saved states are as they were. A lower --lr, a longer --warmup, %s may help.",
+                (long long)i, loss, norm, where,
+                stopped ? "What follows it in the model was updated by this step already (--update layer)"
+                        : "No weight was changed by this step",
+                r->o.update == UPDATE_LAYER ? "or --update step with --clip"
+                                            : "--clip,\nor --skip-bad-steps");
   if (r->bad_steps > r->o.skip_bad_steps) return false;
   fflush(stdout);
   fprintf(stderr, "# WARNING: %s\n# skipped, %lld in a row of %lld\n", e->text, (long long)r->bad_steps,
@@ -78,7 +82,7 @@ static bool tolerate(Run *r, int64_t i, const StepBatch *step, double loss, doub
   return true;
 }
 
-static void update(Run *r, int64_t i) {
+static AdamW adamw_of_step(const Run *r, int64_t i) {
   const Options *o = &r->o;
   LrSchedule lr = {(LrKind)o->schedule, o->lr, o->min_lr, o->warmup, o->steps};
   AdamW a = {};
@@ -89,7 +93,8 @@ static void update(Run *r, int64_t i) {
   a.weight_decay = o->weight_decay;
   a.step = i;
   a.seed = (uint64_t)o->seed;
-  optimizer_update(&r->model, a, o->clip);
+  a.grad_scale = 1;
+  return a;
 }
 
 /* One optimizer step; fills in what the log says of it. */
@@ -98,13 +103,12 @@ static bool train_step(Run *r, int64_t i, LogStep *s, Error *e) {
   double start = seconds_now();
   StepBatch step = model_step_batch(&r->model, o->grad_accum);
   if (!dataloader_next(r->train, &step, e)) return run_rescue(r, i - 1, e);
-  double loss = model_forward_backward(&r->model, &step), norm = gradient_norm(&r->model);
+  AdamW a = adamw_of_step(r, i);
+  double loss = model_forward_backward(&r->model, &step, &a), norm = gradient_norm(&r->model);
   bool finite = isfinite(loss) && isfinite(norm);
   if (!finite && !tolerate(r, i, &step, loss, norm, e)) return false;
-  if (finite) {
-    update(r, i);
-    r->bad_steps = 0;
-  }
+  if (finite && o->update == UPDATE_STEP) optimizer_update(&r->model, a, o->clip);
+  if (finite) r->bad_steps = 0;
   r->tokens += step.A * step.B * step.T;
 
   double seconds = seconds_now() - start, tokens = (double)(step.A * step.B * step.T);
@@ -127,18 +131,22 @@ static bool is_due(int64_t every, int64_t step, bool last) {
   return last || (every && step % every == 0);
 }
 
-/* What follows a step: evaluation, log, sample, saved state. signal: one asks the run to stop; 0 = none. */
+/* What follows a step: evaluation, log, sample, saved state. signal: one asks the run to stop; 0 = none. When
+ * the data of an evaluation cannot be read, the step counts all the same. */
 static bool after_step(Run *r, LogStep *s, int signal, Error *e) {
   const Options *o = &r->o;
   int64_t i = s->step;
   bool last = i == run_last(r), demo = strcmp(o->model, "demo") == 0;
   bool samples = o->sample_every || (demo && dataloader_bytes(r->train));
-  if (r->val && !signal && is_due(o->eval_every, i, last)) {
-    if (!evaluate(r, &s->val_loss, e)) return false;
-    s->evaluated = true;
-  }
-  if (!log_step(&r->log, s, e) && !run_go_on(r, e)) return false;
-  if (samples && !signal && is_due(o->sample_every, i, last) && !run_print_sample(r, e)) return false;
+  bool evaluates = r->val && !signal && is_due(o->eval_every, i, last);
+  Error of_log = {};
+  s->evaluated = evaluates && evaluate(r, &s->val_loss, e);
+  bool logged = log_step(&r->log, s, &of_log);
+  if (evaluates && !s->evaluated) return run_rescue(r, i, e);
+  if (!logged) *e = of_log;
+  if (!logged && !run_go_on(r, e)) return false;
+  if (samples && !signal && is_due(o->sample_every, i, last) && !run_print_sample(r, e))
+    return run_rescue(r, i, e);
   bool asked = signals_take_save(r->signals);
   if (!o->out || !(asked || is_due(o->save_every, i, last || signal))) return true;
   return run_save(r, i, e) || (!last && !signal && run_go_on(r, e));

@@ -61,6 +61,8 @@ static AdamWTensor state_slice(const State *s, bool with_master, bool decay, int
                      (char *)s->m.data + at * m,
                      (char *)s->v.data + at * m,
                      s->m.dt,
+                     NULL,
+                     NULL,
                      n,
                      decay,
                      7,

@@ -167,6 +167,31 @@ static void test_weights(void **state) {
   refused(with_model, "neither model.safetensors nor", "model.safetensors.index.json");
 }
 
+/* The codes of 8-bit moments are U8 tensors, so they can be read; weights cannot be that. */
+static void test_weights_in_bytes(void **state) {
+  (void)state;
+  Error e;
+  char whole[256], bytes[4096] = "";
+  snprintf(whole, sizeof whole, "%s/model.safetensors", fixture);
+  SafeTensors *set = safetensors_open(whole, &e);
+  SafeTensorsWriter *w = safetensors_writer_new(path_of("model/model.safetensors"));
+  assert_non_null(set);
+  for (int64_t i = 0; i < safetensors_count(set); i++) {
+    const SafeTensor *t = safetensors_at(set, i);
+    safetensors_writer_declare(w, t->name, DT_U8, t->dims, t->shape);
+  }
+  assert_true(safetensors_writer_begin(w, &e));
+  for (int64_t i = 0; i < safetensors_count(set); i++) {
+    size_t half = safetensors_at(set, i)->bytes / 2;
+    assert_true(half <= sizeof bytes && safetensors_writer_write(w, bytes, half, &e));
+  }
+  assert_true(safetensors_writer_close(w, true, &e));
+  safetensors_close(set);
+  copy_file("config.json", NULL, NULL);
+  refused(with_model, "model.embed_tokens.weight has dtype U8", "F32, BF16 or F16");
+  assert_int_equal(unlink(path_of("model/model.safetensors")), 0);
+}
+
 static void test_config_of_another_model(void **state) {
   (void)state;
   static const struct {
@@ -393,10 +418,15 @@ static int setup_all(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_weights),        cmocka_unit_test(test_config_of_another_model),
-      cmocka_unit_test(test_folders),        cmocka_unit_test(test_data),
-      cmocka_unit_test(test_tensor_headers), cmocka_unit_test(test_tensor_index),
-      cmocka_unit_test(test_configs),        cmocka_unit_test(test_named_pipes),
+      cmocka_unit_test(test_weights),
+      cmocka_unit_test(test_weights_in_bytes),
+      cmocka_unit_test(test_config_of_another_model),
+      cmocka_unit_test(test_folders),
+      cmocka_unit_test(test_data),
+      cmocka_unit_test(test_tensor_headers),
+      cmocka_unit_test(test_tensor_index),
+      cmocka_unit_test(test_configs),
+      cmocka_unit_test(test_named_pipes),
   };
   return cmocka_run_group_tests(tests, setup_all, teardown);
 }

@@ -42,7 +42,7 @@ static void names_the_first(void **) {
     TinyModel t;
     tiny_open(&t, tiny_config(false, false), tiny_shape(2, 1, 12));
     spoil(&t, &c);
-    double loss = model_forward_backward(&t.model, &t.step);
+    double loss = model_forward_backward(&t.model, &t.step, NULL);
     assert_false(isfinite(loss) && isfinite(gradient_norm(&t.model)));
     char text[BLAME_TEXT];
     model_blame(&t.model, &t.step, text);
@@ -55,7 +55,7 @@ static void names_the_first(void **) {
 static void names_a_gradient(void **) {
   TinyModel t;
   tiny_open(&t, tiny_config(false, false), tiny_shape(2, 1, 12));
-  assert_true(isfinite(model_forward_backward(&t.model, &t.step)));
+  assert_true(isfinite(model_forward_backward(&t.model, &t.step, NULL)));
   const ParamSpec *layer = t.model.params.layer;
   model_gradient(&t.model, 1, &layer[P_QKV])[0] = INFINITY;
   model_gradient(&t.model, 1, &layer[P_DOWN])[3] = NAN;
@@ -66,10 +66,58 @@ static void names_a_gradient(void **) {
   tiny_close(&t);
 }
 
+static float *weights_of_unit(TinyModel *t, int64_t unit) {
+  size_t bytes = (size_t)plan_buffer_bytes(t->schedule->plan, t->schedule->weights[unit]);
+  float *copy = (float *)malloc(bytes);
+  memcpy(copy, arena_get(&t->model.arena, t->schedule->weights[unit]), bytes);
+  return copy;
+}
+
+/* Updating by layer, a gradient that is not finite ends the step before its layer's update, and is named; a
+ * loss that is not finite ends it before any. */
+static void stops_before_the_update(void **) {
+  const int64_t L = 3;
+  const AdamW a = {1e-2, 0.9, 0.95, 1e-8, 0.1, 1, 1, 5};
+  for (int bad_loss = 0; bad_loss < 2; bad_loss++) {
+    TinyModel t;
+    RunShape shape = tiny_shape(1, 2, 12);
+    shape.update = UPDATE_LAYER;
+    tiny_open(&t, tiny_config(false, false), shape);
+    /* layer 1: the MLP adds nothing, since `up` is zero, but the gradient of `up` overflows */
+    const Case spoiled[] = {
+        {1, P_NORM2, 1e10f, NULL}, {1, P_DOWN, 3e38f, NULL}, {L + 1, P_HEAD, 3e38f, NULL}};
+    for (int i = 0; i < 2 + bad_loss; i++) spoil(&t, &spoiled[i]);
+    const ParamSpec *gate_up = &t.model.params.layer[P_GATE_UP];
+    const HfSlice *up = &gate_up->slices[1];
+    float *weights = (float *)model_weight(&t.model, 1, gate_up);
+    memset(weights + up->row * gate_up->cols, 0, (size_t)(up->rows * gate_up->cols) * sizeof *weights);
+    float *before[L + 2];
+    for (int64_t u = 0; u < L + 2; u++) before[u] = weights_of_unit(&t, u);
+    double loss = model_forward_backward(&t.model, &t.step, &a);
+    assert_true(isfinite(loss) == !bad_loss);
+    assert_false(isfinite(loss) && isfinite(gradient_norm(&t.model)));
+    assert_int_equal(t.model.stopped_at, bad_loss ? NOT_STOPPED : 1);
+    char text[BLAME_TEXT];
+    model_blame(&t.model, &t.step, text);
+    assert_string_equal(text, bad_loss ? "the LM head's logits, in micro-batch 0"
+                                       : "the gradient of model.layers.1.mlp.up_proj.weight");
+    for (int64_t u = 0; u < L + 2; u++) {
+      float *after = weights_of_unit(&t, u);
+      size_t bytes = (size_t)plan_buffer_bytes(t.schedule->plan, t.schedule->weights[u]);
+      bool updated = !bad_loss && (u == L + 1 || u == 2);
+      assert_true((memcmp(before[u], after, bytes) != 0) == updated);
+      free(before[u]);
+      free(after);
+    }
+    tiny_close(&t);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(names_the_first),
       cmocka_unit_test(names_a_gradient),
+      cmocka_unit_test(stops_before_the_update),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

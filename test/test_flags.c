@@ -130,6 +130,7 @@ static void choices(void **state) {
       {"--dtype fp32", offsetof(Options, dtype), DT_FP32},
       {"--dtype bf16", offsetof(Options, dtype), DT_BF16},
       {"--dtype bf16 --moments bf16", offsetof(Options, moments), DT_BF16},
+      {"--moments 8bit", offsetof(Options, moments), DT_U8},
       {"--dtype bf16 --master fp32", offsetof(Options, master), 1},
       {"--rope-scaling none", offsetof(Options, rope_scaling), ROPE_NONE},
       {"--rope-scaling linear", offsetof(Options, rope_scaling), ROPE_LINEAR},
@@ -270,6 +271,10 @@ static void bad_arguments(void **state) {
 static void flags_that_do_not_go_together(void **state) {
   (void)state;
   refuse_line("--checkpoint-every 2 --recompute mlp", "--checkpoint-every", "--recompute layer", NULL);
+  refuse_line("--update layer", "--update layer", "--clip 1", "--clip 0", "--update step", NULL);
+  refuse_line("--update layer --clip 0 --grad-accum 2", "--grad-accum 2", "--update step", NULL);
+  refuse_line("--update layer --clip 0 --skip-bad-steps 1", "--skip-bad-steps", "--update step", NULL);
+  refuse_line("--update layer --clip 0 --dump-grads x", "--dump-grads", "--update layer out", NULL);
   refuse_line("--keep-attention 1 --recompute none", "--keep-attention", "--recompute layer", NULL);
   refuse_line("--keep-attention all --recompute mlp", "--keep-attention", NULL);
   refuse_line("--master fp32", "--master", "--dtype bf16", NULL);
@@ -294,6 +299,7 @@ static void flags_that_do_not_go_together(void **state) {
   Options o;
   CommandLine c;
   accept_line(&o, &c, "--checkpoint-every 2 --keep-attention 1");
+  accept_line(&o, &c, "--update layer --clip 0");
   accept_line(&o, &c, "--model llama3-8b --plan --json --seq-len 1Mi");
   accept_line(&o, &c, "--model llama3-8b --eval-only --val v.bin");
   accept_line(&o, &c, "--model some/folder --train t.bin --rope-scaling yarn --rope-factor 4");

@@ -110,6 +110,7 @@ typedef struct Flags {
   bool master;
   DType moments;
   bool tied, qk_norm;
+  UpdateMode update;
 } Flags;
 
 static RunShape shape_of(const Flags *f) {
@@ -122,6 +123,7 @@ static RunShape shape_of(const Flags *f) {
   s.dtype = f->dtype;
   s.master = f->master;
   s.moments = f->moments;
+  s.update = f->update;
   return s;
 }
 
@@ -150,9 +152,9 @@ static void check_run(const Flags *f) {
   AdamW a = {1e-3, 0.9, 0.95, 1e-8, 0.1, 1, 1, 5};
   for (a.step = 1; a.step <= 2; a.step++) {
     /* poison: what is read outside of its life is NaN and reaches the loss or a gradient */
-    double loss = model_forward_backward(&t.model, &t.step);
+    double loss = model_forward_backward(&t.model, &t.step, &a);
     assert_true(isfinite(loss) && isfinite(gradient_norm(&t.model)) && gradient_norm(&t.model) > 0);
-    optimizer_update(&t.model, a, 1);
+    if (f->update == UPDATE_STEP) optimizer_update(&t.model, a, 1);
     assert_true(isfinite(model_evaluate(&t.model, &t.step)));
   }
   counter.on = false;
@@ -175,14 +177,22 @@ static void test_runs_keep_to_the_plan(void **state) {
     DType dtype;
     bool master;
     DType moments;
-  } formats[] = {{DT_FP32, false, DT_FP32}, {DT_BF16, false, DT_BF16}, {DT_BF16, true, DT_FP32}};
+  } formats[] = {{DT_FP32, false, DT_FP32},
+                 {DT_BF16, false, DT_BF16},
+                 {DT_BF16, true, DT_FP32},
+                 {DT_BF16, false, DT_U8}};
   for (size_t m = 0; m < sizeof modes / sizeof *modes; m++)
     for (size_t c = 0; c < sizeof chunks / sizeof *chunks; c++)
       for (size_t d = 0; d < sizeof formats / sizeof *formats; d++) {
         bool odd = (m + c + d) % 2;
-        Flags f = {modes[m].recompute, modes[m].every,   modes[m].keep,   odd ? 2 : 1,      odd ? 3 : 1,
-                   odd ? 90 : 256,     chunks[c][0],     chunks[c][1],    formats[d].dtype, formats[d].master,
-                   formats[d].moments, (m + c) % 2 == 0, (c + d) % 3 == 0};
+        UpdateMode update = !odd && (m + c) % 4 < 2 ? UPDATE_LAYER : UPDATE_STEP;
+        Flags f = {modes[m].recompute, modes[m].every,
+                   modes[m].keep,      odd ? 2 : 1,
+                   odd ? 3 : 1,        odd ? 90 : 256,
+                   chunks[c][0],       chunks[c][1],
+                   formats[d].dtype,   formats[d].master,
+                   formats[d].moments, (m + c) % 2 == 0,
+                   (c + d) % 3 == 0,   update};
         check_run(&f);
       }
 }
@@ -220,6 +230,39 @@ static void test_modes_are_ordered(void **state) {
     schedule_free(schedule);
   }
   config_free(&c);
+  device_close(&dev);
+}
+
+/* One layer's gradient is held at a time: with every layer alike, the embedding's and one layer's fit in what
+ * the largest unit and one layer take. */
+static void test_update_layer_holds_one_gradient(void **state) {
+  (void)state;
+  Device dev;
+  Error e = {};
+  assert_true(device_open(&dev, "cpu", 0, &e));
+  const char *const presets[] = {"llama3-8b", "llama3.2-1b"}; /* a head of its own; tied */
+  for (int i = 0; i < 2; i++) {
+    Config c = {};
+    assert_true(config_preset(&c, presets[i]));
+    ParamTable t;
+    params_table(&t, &c);
+    RunShape s = tiny_shape(1, 1, 4096);
+    s.dtype = s.moments = DT_BF16;
+    s.mlp_chunk = s.head_chunk = CHUNK_AUTO;
+    s.update = UPDATE_LAYER;
+    Schedule *schedule = schedule_new(&c, &s, &dev);
+    int64_t most = 0;
+    for (int m = 0; m < plan_moments(schedule->plan); m++) {
+      int64_t bytes = plan_live_bytes(schedule->plan, SPACE_DEVICE, CAT_GRADIENTS, m);
+      if (bytes > most) most = bytes;
+    }
+    int64_t head = t.embedding_elements * 4, slack = 1 << 20;
+    assert_true(most <= head + (c.tied ? t.layer_elements * 4 : 0) + slack);
+    assert_true(plan_bytes(schedule->plan, SPACE_DEVICE) <=
+                plan_peak(schedule->plan, SPACE_DEVICE, NULL) * 51 / 50);
+    schedule_free(schedule);
+    config_free(&c);
+  }
   device_close(&dev);
 }
 
@@ -275,6 +318,7 @@ int main(void) {
       cmocka_unit_test(test_packing),
       cmocka_unit_test(test_runs_keep_to_the_plan),
       cmocka_unit_test(test_modes_are_ordered),
+      cmocka_unit_test(test_update_layer_holds_one_gradient),
       cmocka_unit_test(test_use_after_death_panics),
       cmocka_unit_test(test_dead_buffers_are_poisoned),
       cmocka_unit_test(test_counter_sees_allocations),

@@ -90,6 +90,8 @@ static void a_stopped_run_is_the_same(void **state) {
       "--grad-accum 3",
       "--dtype bf16 --moments bf16 --weight-decay 0.2",
       "--dtype bf16 --master fp32 --schedule wsd --warmup 3",
+      "--moments 8bit",
+      "--dtype bf16 --moments 8bit --update layer --clip 0",
   };
   for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
     char a[256], arguments[1024];
@@ -369,6 +371,25 @@ static void bad_data_late(void **state) {
   expect(EXIT_USAGE, "sparse.bin: token 69 ", command);
 }
 
+/* Validation data that change under the run end it at its next evaluation; the steps before are kept. */
+static void validation_data_change(void **state) {
+  (void)state;
+  write_shard("val.bin", 2, 500, 77);
+  pid_t child = start(TINY "--val @/val.bin --steps 100000 --eval-every 20 --out @/run");
+  wait_for_lines(child, "run/log.jsonl", 3);
+  FILE *f = fopen(path_of("val.bin"), "ab");
+  assert_non_null(f);
+  assert_int_equal(fwrite("more", 4, 1, f), 1);
+  assert_int_equal(fclose(f), 0);
+  assert_int_equal(finish(child), EXIT_RUNTIME);
+  static double steps[100000];
+  int n = log_numbers("run/log.jsonl", "step", steps, 100000);
+  char state_path[64];
+  snprintf(state_path, sizeof state_path, "run/step-%08d/DONE", (int)steps[n - 1]);
+  assert_int_equal((int)steps[n - 1] % 20, 0);
+  if (!exists(state_path)) fail_msg("%s is not there", state_path);
+}
+
 int main(void) {
 #define RESUME_TEST(name) cmocka_unit_test_setup_teardown(name, setup, program_teardown)
   const struct CMUnitTest tests[] = {
@@ -383,6 +404,7 @@ int main(void) {
       RESUME_TEST(bad_numbers_stop_the_run),
       RESUME_TEST(a_full_disk_loses_nothing),
       RESUME_TEST(bad_data_late),
+      RESUME_TEST(validation_data_change),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -175,6 +175,7 @@ static void test_refuses_broken_headers(void **state) {
       {TENSOR("F32", "[4294967296,2147483648]", "[0,4]"), 4, {"model.w", "64 bits", ""}},
       {TENSOR("F32", "[2]", "[0,4]"), 4, {"model.w", "occupies 4 bytes", "come to 8"}},
       {TENSOR("BF16", "[1]", "[0,4]"), 4, {"model.w", "occupies 4 bytes", "come to 2"}},
+      {TENSOR("U8", "[1]", "[0,4]"), 4, {"model.w", "occupies 4 bytes", "come to 1"}},
       {TENSOR("F32", "[1]", "[0,4]"), 3, {"model.w", "ends at byte 4", "holds 3"}},
       {TENSOR("F32", "[1]", "[4,0]"), 4, {"model.w", "data_offsets", ""}},
       {TENSOR("F32", "[1]", "[-4,0]"), 4, {"model.w", "data_offsets", ""}},

@@ -22,7 +22,7 @@ static Result result_of(Config c, RunShape shape) {
   TinyModel t;
   tiny_open(&t, c, shape);
   Result r = {};
-  r.loss = model_forward_backward(&t.model, &t.step);
+  r.loss = model_forward_backward(&t.model, &t.step, NULL);
   r.gradient = tiny_tensors_with_ends(&t, TINY_GRADIENTS, &r.n, r.ends);
   /* the norm that the units added up is that of the whole gradient */
   double squares = 0;
@@ -197,15 +197,15 @@ static void test_masked_batches(void **state) {
     two.step.valid_targets += two.step.targets[i] >= 0;
   }
   Result a = {}, b = {};
-  a.loss = model_forward_backward(&two.model, &two.step);
+  a.loss = model_forward_backward(&two.model, &two.step, NULL);
   a.gradient = tiny_tensors_with_ends(&two, TINY_GRADIENTS, &a.n, a.ends);
-  b.loss = model_forward_backward(&one.model, &one.step);
+  b.loss = model_forward_backward(&one.model, &one.step, NULL);
   b.gradient = tiny_tensors_with_ends(&one, TINY_GRADIENTS, &b.n, b.ends);
   assert_same(&a, &b, "a masked micro-batch");
 
   for (int64_t i = 0; i < 80; i++) two.step.targets[i] = TARGET_IGNORED;
   two.step.valid_targets = 0;
-  assert_true(model_forward_backward(&two.model, &two.step) == 0);
+  assert_true(model_forward_backward(&two.model, &two.step, NULL) == 0);
   assert_true(gradient_norm(&two.model) == 0);
   assert_true(model_evaluate(&two.model, &two.step) == 0);
   free(a.gradient);
@@ -219,7 +219,7 @@ static void test_evaluation_and_logits(void **state) {
   (void)state;
   TinyModel t;
   tiny_open(&t, tiny_config(false, true), shape_of(tiny_shape(1, 1, 50), &modes[3], 16));
-  double mean = model_forward_backward(&t.model, &t.step), sum = model_evaluate(&t.model, &t.step);
+  double mean = model_forward_backward(&t.model, &t.step, NULL), sum = model_evaluate(&t.model, &t.step);
   assert_true(fabs(sum / (double)t.step.valid_targets - mean) < 1e-6);
   enum { V = 67 };
   static float all[16 * V], prefix[V];

@@ -61,7 +61,7 @@ static const Flag flags[] = {
     {GROUP_TRAINING, "master", CHOICE(master), "none", NULL, "a second copy of bf16 parameters, in fp32",
      .choices = "none|fp32"},
     {GROUP_TRAINING, "moments", CHOICE(moments), "fp32", NULL, "storage of AdamW's moments",
-     .choices = "fp32|bf16"},
+     .choices = "fp32|bf16|8bit"},
 
     {GROUP_MEMORY, "mlp-chunk", INT(mlp_chunk), "auto", "N|auto",
      "rows of a mini-sequence in the MLP; 0 = no mini-sequences", RANGE(0, MAX_LENGTH),
@@ -76,6 +76,8 @@ static const Flag flags[] = {
      OR_WORD("all", KEEP_ALL)},
     {GROUP_MEMORY, "checkpoint-every", INT(checkpoint_every), "1", "N",
      "keep the input of every Nth layer only", RANGE(1, MAX_COUNT)},
+    {GROUP_MEMORY, "update", CHOICE(update), "step", NULL,
+     "update after the whole backward, or each layer at once (no clipping)", .choices = "step|layer"},
     {GROUP_MEMORY, "plan", BOOL(plan), "", NULL, "print the memory plan of these flags, do not run"},
     {GROUP_MEMORY, "json", BOOL(json), "", NULL, "print the plan as JSON"},
 

@@ -73,6 +73,32 @@ static bool check_training(const Options *o, Error *e) {
   return true;
 }
 
+/* Updating a layer at once leaves out what needs the whole gradient. */
+static bool check_update(const Options *o, Error *e) {
+  static const char *const whole = "each layer is updated before the whole gradient is there";
+  static const char *const step = "or choose --update step";
+  if (o->update == UPDATE_STEP) return true;
+  if (o->clip > 0)
+    return error_usage(e,
+                       "--update layer: found --clip %g, but %s, so that its norm is not known.\n"
+                       "Give --clip 0, %s.",
+                       o->clip, whole, step);
+  if (o->grad_accum > 1)
+    return error_usage(e,
+                       "--update layer: found --grad-accum %lld, but there is no place for a sum over "
+                       "micro-batches.\nGive --grad-accum 1 and a larger --batch, %s.",
+                       (long long)o->grad_accum, step);
+  if (o->skip_bad_steps > 0)
+    return error_usage(e,
+                       "--skip-bad-steps: found it with --update layer, where %s: such a step cannot be "
+                       "left out.\nLeave --skip-bad-steps out, %s.",
+                       whole, step);
+  if (o->dump_grads)
+    return error_usage(e, "--dump-grads: found it with --update layer, which holds one layer's gradient at a "
+                          "time.\nLeave --update layer out: the gradients are the same.");
+  return true;
+}
+
 static bool check_memory(const Options *o, Error *e) {
   static const char *const needs_layer =
       "expected --recompute layer: the other modes keep every layer's input and attention anyway.\n"
@@ -121,7 +147,8 @@ static bool check_running(const Options *o, Error *e) {
 }
 
 bool options_check(const Options *o, Error *e) {
-  return check_model_and_data(o, e) && check_training(o, e) && check_memory(o, e) && check_running(o, e);
+  return check_model_and_data(o, e) && check_training(o, e) && check_memory(o, e) && check_update(o, e) &&
+         check_running(o, e);
 }
 
 void options_free(Options *o) {

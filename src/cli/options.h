@@ -51,7 +51,7 @@ typedef struct Options {
   double clip;              /* largest global norm of the gradients; 0 = no clipping */
   int dtype;                /* DT_FP32 or DT_BF16: parameters and activations */
   int master;               /* 1: bf16 parameters have an fp32 copy that the optimizer updates; 0: none */
-  int moments;              /* DT_FP32 or DT_BF16: AdamW's moments */
+  int moments;              /* DT_FP32, DT_BF16 or DT_U8: AdamW's moments */
 
   /* Memory */
   int64_t mlp_chunk;        /* rows of a mini-sequence of the MLP; 0 = whole, or CHUNK_AUTO */
@@ -59,6 +59,7 @@ typedef struct Options {
   int recompute;            /* a Recompute */
   int64_t keep_attention;   /* layers whose attention output is kept; KEEP_ALL */
   int64_t checkpoint_every; /* layers a kept layer input */
+  int update;               /* an UpdateMode */
   bool plan;                /* print the memory plan, do not run */
   bool json;                /* print it as JSON */
 

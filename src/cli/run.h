@@ -50,8 +50,9 @@ int64_t run_eval_batches(const Run *r);
 
 /* Saves the state after `step` in the run folder. */
 bool run_save(Run *r, int64_t step, Error *e);
-/* After an Error that ends the run though the model is as it was after step `done`, data that cannot be read:
- * that state is saved if it is not yet. Returns false; *e is a runtime error and says what was done. */
+/* After an Error that ends the run though the model is as it was after step `done` (data that cannot be
+ * read): that state is saved if it is not yet. Returns false; *e is a runtime error and says what was done.
+ */
 bool run_rescue(Run *r, int64_t done, Error *e);
 /* About an Error of the disk, which does not touch the training: what --on-save-error says. True, and a
  * warning, when the run goes on. */

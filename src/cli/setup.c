@@ -125,6 +125,7 @@ RunShape setup_shape(const Options *o) {
       .recompute = (Recompute)o->recompute,
       .keep_attention = o->keep_attention,
       .checkpoint_every = o->checkpoint_every,
+      .update = (UpdateMode)o->update,
       .mlp_chunk = o->mlp_chunk,
       .head_chunk = o->head_chunk,
       .training = !o->eval_only,

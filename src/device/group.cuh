@@ -196,11 +196,14 @@ struct Lane {
     return s;
   }
 
-  /* Largest element that is not NaN; -inf when there is none. */
-  template <class P> HD float max(int64_t n, const P *p) const {
+  /* Largest f(...) that is not NaN; -inf when there is none. */
+  template <class F, class... P> HD float max(int64_t n, F f, const P *...p) const {
     float m = -INFINITY;
 #pragma omp simd reduction(max : m)
-    for (int64_t i = 0; i < n; i++) m = value(p[i]) > m ? value(p[i]) : m;
+    for (int64_t i = 0; i < n; i++) {
+      float x = f(value(p[i])...);
+      m = x > m ? x : m;
+    }
     return m;
   }
 
@@ -219,16 +222,20 @@ template <class P> struct Pack {
   float x[8];
 };
 
-/* Moves eight elements in accesses of 16 bytes; at is a multiple of 16. */
+/* Moves eight elements in accesses of 16 bytes, or of 8 where they are no more; at is a multiple of that. */
+template <size_t BYTES> struct Access { typedef uint4 Word; };
+template <> struct Access<8> { typedef uint2 Word; };
 template <class T> __device__ __forceinline__ void load8(float *x, const T *at) {
+  typedef typename Access<8 * sizeof(T)>::Word Word;
   alignas(16) T v[8];
-  for (size_t w = 0; w < sizeof v / 16; w++) ((uint4 *)v)[w] = ((const uint4 *)at)[w];
+  for (size_t w = 0; w < sizeof v / sizeof(Word); w++) ((Word *)v)[w] = ((const Word *)at)[w];
   for (int j = 0; j < 8; j++) x[j] = value(v[j]);
 }
 template <class T> __device__ __forceinline__ void store8(T *at, const float *x) {
+  typedef typename Access<8 * sizeof(T)>::Word Word;
   alignas(16) T v[8];
   for (int j = 0; j < 8; j++) store(&v[j], x[j]);
-  for (size_t w = 0; w < sizeof v / 16; w++) ((uint4 *)at)[w] = ((const uint4 *)v)[w];
+  for (size_t w = 0; w < sizeof v / sizeof(Word); w++) ((Word *)at)[w] = ((const Word *)v)[w];
 }
 template <class T> __device__ __forceinline__ void store8(const T *, const float *) {}
 
@@ -271,10 +278,10 @@ struct Block {
         n, [&](int64_t, auto &...x) { s += f(x...); }, p...);
     return all(s, [](auto a, auto b) { return a + b; });
   }
-  template <class P> __device__ __forceinline__ float max(int64_t n, const P *p) const {
+  template <class F, class... P> __device__ __forceinline__ float max(int64_t n, F f, const P *...p) const {
     float m = -INFINITY;
     each_at(
-        n, [&](int64_t, float x) { m = fmaxf(m, x); }, p);
+        n, [&](int64_t, auto &...x) { m = fmaxf(m, f(x...)); }, p...);
     return all(m, [](float a, float b) { return fmaxf(a, b); });
   }
   __device__ __forceinline__ bool first() const { return threadIdx.x == 0; }

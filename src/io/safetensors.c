@@ -109,7 +109,7 @@ static bool read_dtype(const cJSON *item, const char *path, SafeTensor *t, Error
   static const struct {
     const char *name;
     DType dtype;
-  } known[] = {{"F32", DT_FP32}, {"BF16", DT_BF16}, {"F16", DT_FP16}};
+  } known[] = {{"F32", DT_FP32}, {"BF16", DT_BF16}, {"F16", DT_FP16}, {"U8", DT_U8}};
   if (!cJSON_IsString(item))
     return error_usage(
         e, "%s: tensor %s has no \"dtype\" string. The file is damaged: copy or download it again", path,
@@ -468,6 +468,9 @@ void safetensors_to_fp32(float *restrict dst, const void *restrict src, DType fr
       memcpy(&h, in + 2 * i, sizeof h);
       dst[i] = float_of_bits((uint32_t)h << 16);
     }
+    return;
+  case DT_U8:
+    for (int64_t i = 0; i < n; i++) dst[i] = (float)in[i];
     return;
   case DT_FP16:
     for (int64_t i = 0; i < n; i++) {

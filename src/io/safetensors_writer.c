@@ -18,7 +18,7 @@ struct SafeTensorsWriter {
 };
 
 static const char *file_dtype_name(DType t) {
-  return t == DT_FP32 ? "F32" : t == DT_BF16 ? "BF16" : "F16";
+  return t == DT_FP32 ? "F32" : t == DT_BF16 ? "BF16" : t == DT_U8 ? "U8" : "F16";
 }
 
 SafeTensorsWriter *safetensors_writer_new(const char *path) {

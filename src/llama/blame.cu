@@ -48,6 +48,7 @@ static bool blame_weights(Model *m, char text[BLAME_TEXT]) {
 
 static bool blame_gradients(Model *m, char text[BLAME_TEXT]) {
   const char *what = "gradient of";
+  if (m->schedule->shape.update == UPDATE_LAYER) return false; /* none is left */
   if (blame_unit(m, params_final_unit(&m->params), gradient_of, DT_FP32, true, what, text)) return true;
   for (int64_t l = m->config->L - 1; l >= 0; l--)
     if (blame_unit(m, l, gradient_of, DT_FP32, true, what, text)) return true;
@@ -108,6 +109,9 @@ static bool blame_forward(Model *m, const StepBatch *step, char text[BLAME_TEXT]
 }
 
 void model_blame(Model *m, const StepBatch *step, char text[BLAME_TEXT]) {
+  if (m->stopped_at != NOT_STOPPED &&
+      blame_unit(m, m->stopped_at, gradient_of, DT_FP32, true, "gradient of", text))
+    return;
   if (blame_weights(m, text) || blame_forward(m, step, text) || blame_gradients(m, text)) return;
   snprintf(text, BLAME_TEXT, "none: every tensor is finite, only their sum is not");
 }

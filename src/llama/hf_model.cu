@@ -10,7 +10,7 @@ typedef struct HfTensor {
   int64_t unit;
   const ParamSpec *spec;
   const HfSlice *slice;
-  char name[128];
+  char name[160];
   int dims;
   int64_t shape[2];
 } HfTensor;
@@ -28,12 +28,31 @@ static HfTensor hf_tensor(int64_t unit, const ParamSpec *spec, const HfSlice *sl
 }
 
 /* What a tensor of the parameter table has beside its weight. */
-typedef enum TensorKind { WEIGHT, GRADIENT, MOMENT1, MOMENT2, MASTER, KINDS } TensorKind;
-static const char *const kind_suffix[KINDS] = {"", "", ".exp_avg", ".exp_avg_sq", ".master"};
+typedef enum TensorKind { WEIGHT, GRADIENT, MOMENT1, MOMENT2, ABSMAX1, ABSMAX2, MASTER, KINDS } TensorKind;
+static const char *const kind_suffix[KINDS] = {
+    "", "", ".exp_avg", ".exp_avg_sq", ".exp_avg.absmax", ".exp_avg_sq.absmax", ".master"};
+
+/* The optimizer's kinds begin with MOMENT1; not every run has all of them. */
+static bool has_kind(const Model *m, int kind) {
+  const RunShape *r = &m->schedule->shape;
+  return kind == MASTER ? r->master : kind == ABSMAX1 || kind == ABSMAX2 ? r->moments == DT_U8 : true;
+}
 
 static DType kind_dtype(const Model *m, TensorKind kind) {
   const RunShape *r = &m->schedule->shape;
   return kind == WEIGHT ? r->dtype : kind == MOMENT1 || kind == MOMENT2 ? r->moments : DT_FP32;
+}
+
+/* The tensor of that kind as it is in a file: scales of 8-bit moments are a vector. */
+static HfTensor of_kind(const HfTensor *weight, TensorKind kind) {
+  HfTensor t = *weight;
+  strcat(t.name, kind_suffix[kind]);
+  if (kind == ABSMAX1 || kind == ABSMAX2) {
+    t.dims = 1;
+    t.shape[0] = t.slice->blocks;
+    t.shape[1] = 1;
+  }
+  return t;
 }
 
 static void *kind_data(const Model *m, TensorKind kind, const HfTensor *t) {
@@ -43,6 +62,8 @@ static void *kind_data(const Model *m, TensorKind kind, const HfTensor *t) {
   case GRADIENT: tensor = (char *)model_gradient(m, t->unit, t->spec); break;
   case MOMENT1: tensor = (char *)model_moment1(m, t->unit, t->spec); break;
   case MOMENT2: tensor = (char *)model_moment2(m, t->unit, t->spec); break;
+  case ABSMAX1: return model_absmax1(m, t->unit, t->slice);
+  case ABSMAX2: return model_absmax2(m, t->unit, t->slice);
   case MASTER: tensor = (char *)model_master(m, t->unit, t->spec); break;
   case KINDS: break;
   }
@@ -91,8 +112,9 @@ static bool same_shape(const SafeTensor *found, const HfTensor *t) {
   return true;
 }
 
-/* The tensor of that name, with the shape that the model asks for; NULL and an Error else. */
-static const SafeTensor *find_tensor(const SafeTensors *set, const char *name, const HfTensor *t, Error *e) {
+/* The tensor of that name and shape; NULL and an Error else. */
+static const SafeTensor *find_tensor(const SafeTensors *set, const HfTensor *t, Error *e) {
+  const char *name = t->name;
   const SafeTensor *found = safetensors_find(set, name);
   char a[128], b[128];
   if (!found)
@@ -112,7 +134,10 @@ static const SafeTensor *find_tensor(const SafeTensors *set, const char *name, c
 
 static bool check_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
   (void)m;
-  return find_tensor((const SafeTensors *)context, t->name, t, e) != NULL;
+  const SafeTensor *found = find_tensor((const SafeTensors *)context, t, e);
+  if (!found || found->dtype != DT_U8) return found != NULL;
+  return error_usage(
+      e, "tensor %s has dtype U8, expected F32, BF16 or F16. Convert the model to one of them.", t->name);
 }
 
 static bool load_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
@@ -184,32 +209,26 @@ typedef struct Saving {
   TensorKind kind;
 } Saving;
 
-/* The name of a tensor of that kind in its file. */
-static const char *kind_name(char buf[160], const HfTensor *t, TensorKind kind) {
-  snprintf(buf, 160, "%s%s", t->name, kind_suffix[kind]);
-  return buf;
-}
-
-static bool declare_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
+static bool declare_tensor(Model *m, const HfTensor *weight, void *context, Error *e) {
   (void)e;
   Saving *s = (Saving *)context;
-  char name[160];
-  safetensors_writer_declare(s->writer, kind_name(name, t, s->kind), kind_dtype(m, s->kind), t->dims,
-                             t->shape);
+  HfTensor t = of_kind(weight, s->kind);
+  safetensors_writer_declare(s->writer, t.name, kind_dtype(m, s->kind), t.dims, t.shape);
   return true;
 }
 
 static size_t tensor_bytes(const Model *m, const HfTensor *t, TensorKind kind) {
-  return (size_t)(t->slice->rows * t->spec->cols) * dtype_size(kind_dtype(m, kind));
+  return (size_t)(t->shape[0] * t->shape[1]) * dtype_size(kind_dtype(m, kind));
 }
 
 static const size_t staging_bytes = STAGING_ELEMENTS * sizeof(float);
 
-static bool write_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
+static bool write_tensor(Model *m, const HfTensor *weight, void *context, Error *e) {
   Saving *s = (Saving *)context;
-  const char *data = (const char *)kind_data(m, s->kind, t);
+  HfTensor t = of_kind(weight, s->kind);
+  const char *data = (const char *)kind_data(m, s->kind, &t);
   void *host = arena_get(&m->arena, m->schedule->host_staging);
-  size_t bytes = tensor_bytes(m, t, s->kind);
+  size_t bytes = tensor_bytes(m, &t, s->kind);
   for (size_t at = 0; at < bytes; at += staging_bytes) {
     size_t part = bytes - at < staging_bytes ? bytes - at : staging_bytes;
     device_copy(m->dev, host, data + at, part, COPY_FROM_DEVICE);
@@ -228,22 +247,17 @@ bool hf_model_save(Model *m, const char *path, Error *e) {
 
 /* ---- the optimizer ---- */
 
-/* The last kind that the optimizer of this run has; they begin with MOMENT1. */
-static int last_kind(const Model *m) {
-  return m->schedule->shape.master ? MASTER : MOMENT2;
-}
-
 bool hf_model_save_optimizer(Model *m, const char *path, Error *e) {
   arena_enter(&m->arena, m->schedule->load);
   SafeTensorsWriter *w = safetensors_writer_new(path);
-  for (int k = MOMENT1; k <= last_kind(m); k++) {
+  for (int k = MOMENT1; k < KINDS; k++) {
     Saving s = {w, (TensorKind)k};
-    visit_tensors(m, declare_tensor, &s, e);
+    if (has_kind(m, k)) visit_tensors(m, declare_tensor, &s, e);
   }
   bool ok = safetensors_writer_begin(w, e);
-  for (int k = MOMENT1; k <= last_kind(m) && ok; k++) {
+  for (int k = MOMENT1; k < KINDS && ok; k++) {
     Saving s = {w, (TensorKind)k};
-    ok = visit_tensors(m, write_tensor, &s, e);
+    ok = !has_kind(m, k) || visit_tensors(m, write_tensor, &s, e);
   }
   return safetensors_writer_close(w, ok, e);
 }
@@ -254,18 +268,18 @@ typedef struct Loading {
   int64_t count; /* tensors loaded */
 } Loading;
 
-static bool load_exact_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
+static bool load_exact_tensor(Model *m, const HfTensor *weight, void *context, Error *e) {
   Loading *loading = (Loading *)context;
-  char name[160];
-  const SafeTensor *found = find_tensor(loading->set, kind_name(name, t, loading->kind), t, e);
+  HfTensor t = of_kind(weight, loading->kind);
+  const SafeTensor *found = find_tensor(loading->set, &t, e);
   if (!found) return false;
   DType wanted = kind_dtype(m, loading->kind);
   if (found->dtype != wanted)
     return error_usage(e, "tensor %s is %s, expected %s.\nGo on with the flags of the run that saved it.",
-                       name, dtype_name(found->dtype), dtype_name(wanted));
-  char *data = (char *)kind_data(m, loading->kind, t);
+                       t.name, dtype_name(found->dtype), dtype_name(wanted));
+  char *data = (char *)kind_data(m, loading->kind, &t);
   void *host = arena_get(&m->arena, m->schedule->host_staging);
-  size_t bytes = tensor_bytes(m, t, loading->kind);
+  size_t bytes = tensor_bytes(m, &t, loading->kind);
   for (size_t at = 0; at < bytes; at += staging_bytes) {
     size_t part = bytes - at < staging_bytes ? bytes - at : staging_bytes;
     memcpy(host, (const char *)found->data + at, part);
@@ -278,9 +292,9 @@ static bool load_exact_tensor(Model *m, const HfTensor *t, void *context, Error 
 bool hf_model_load_optimizer(Model *m, const SafeTensors *set, Error *e) {
   arena_enter(&m->arena, m->schedule->load);
   Loading loading = {set, MOMENT1, 0};
-  for (int k = MOMENT1; k <= last_kind(m); k++) {
+  for (int k = MOMENT1; k < KINDS; k++) {
     loading.kind = (TensorKind)k;
-    if (!visit_tensors(m, load_exact_tensor, &loading, e)) return false;
+    if (has_kind(m, k) && !visit_tensors(m, load_exact_tensor, &loading, e)) return false;
   }
   if (loading.count == safetensors_count(set)) return true;
   return error_usage(e,

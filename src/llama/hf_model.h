@@ -20,8 +20,9 @@ bool hf_model_load(Model *m, const SafeTensors *set, Error *e);
 /* Writes the weights to PATH in the run's storage type. */
 bool hf_model_save(Model *m, const char *path, Error *e);
 
-/* The optimizer's tensors, for going on: `<name>.exp_avg` and `<name>.exp_avg_sq` in the moments' type, and
- * `<name>.master` in fp32 where there is a master copy. Loading asks for exactly these, bit for bit. */
+/* The optimizer's tensors, for going on: `<name>.exp_avg` and `<name>.exp_avg_sq` in the moments' type; with
+ * 8-bit moments their scales, `<name>.exp_avg.absmax` and `<name>.exp_avg_sq.absmax`; and `<name>.master` in
+ * fp32 where there is a master copy. Loading asks for exactly these, bit for bit. */
 bool hf_model_save_optimizer(Model *m, const char *path, Error *e);
 bool hf_model_load_optimizer(Model *m, const SafeTensors *set, Error *e);
 

@@ -1,44 +1,53 @@
 #include "llama/layer.h"
 
-#include "ops/adamw.h" /* defines: sum_of_squares */
+#include "llama/optimizer.h" /* defines: optimizer_update_unit */
+#include "ops/adamw.h"       /* defines: sum_of_squares */
 #include "ops/attention.h"
 #include "ops/qk_prepare.h"
 
 #include <math.h>
 
-static Linear linear_of(const Model *m, int64_t unit, const ParamSpec *weight, const ParamSpec *bias) {
+static float *gradient_of(const Model *m, int64_t unit, const ParamSpec *spec, bool wanted) {
+  return wanted ? model_gradient(m, unit, spec) : NULL;
+}
+
+static Norm norm_of(const Model *m, int64_t unit, const ParamSpec *spec, bool gradients) {
+  return Norm{model_weight(m, unit, spec), gradient_of(m, unit, spec, gradients), (float)m->config->norm_eps};
+}
+
+static Linear linear_of(const Model *m, int64_t unit, const ParamSpec *weight, const ParamSpec *bias,
+                        bool gradients) {
   Linear l = {};
   l.in = weight->cols;
   l.out = weight->rows;
   l.weight = model_weight(m, unit, weight);
-  l.dweight = model_gradient(m, unit, weight);
+  l.dweight = gradient_of(m, unit, weight, gradients);
   if (bias->rows) {
     l.bias = model_weight(m, unit, bias);
-    l.dbias = model_gradient(m, unit, bias);
+    l.dbias = gradient_of(m, unit, bias, gradients);
   }
   return l;
 }
 
-LayerWeights weights_acquire(Model *m, int64_t layer) {
+LayerWeights weights_acquire(Model *m, int64_t layer, bool gradients) {
   const ParamSpec *p = m->params.layer;
   const Config *c = m->config;
   LayerWeights w = {};
-  float eps = (float)c->norm_eps;
-  w.norm1 = Norm{model_weight(m, layer, &p[P_NORM1]), model_gradient(m, layer, &p[P_NORM1]), eps};
-  w.qkv = linear_of(m, layer, &p[P_QKV], &p[P_QKV_BIAS]);
-  w.o = linear_of(m, layer, &p[P_O], &p[P_O_BIAS]);
+  w.norm1 = norm_of(m, layer, &p[P_NORM1], gradients);
+  w.qkv = linear_of(m, layer, &p[P_QKV], &p[P_QKV_BIAS], gradients);
+  w.o = linear_of(m, layer, &p[P_O], &p[P_O_BIAS], gradients);
   if (c->qk_norm) {
     w.q_norm = model_weight(m, layer, &p[P_Q_NORM]);
     w.k_norm = model_weight(m, layer, &p[P_K_NORM]);
-    w.dq_norm = model_gradient(m, layer, &p[P_Q_NORM]);
-    w.dk_norm = model_gradient(m, layer, &p[P_K_NORM]);
+    w.dq_norm = gradient_of(m, layer, &p[P_Q_NORM], gradients);
+    w.dk_norm = gradient_of(m, layer, &p[P_K_NORM], gradients);
   }
   w.mlp.C = c->C;
   w.mlp.FF = c->FF;
   w.mlp.activation = c->layers[layer].activation;
-  w.mlp.norm = Norm{model_weight(m, layer, &p[P_NORM2]), model_gradient(m, layer, &p[P_NORM2]), eps};
-  w.mlp.gate_up = linear_of(m, layer, &p[P_GATE_UP], &p[P_GATE_UP_BIAS]);
-  w.mlp.down = linear_of(m, layer, &p[P_DOWN], &p[P_DOWN_BIAS]);
+  w.mlp.norm = norm_of(m, layer, &p[P_NORM2], gradients);
+  w.mlp.gate_up = linear_of(m, layer, &p[P_GATE_UP], &p[P_GATE_UP_BIAS], gradients);
+  w.mlp.down = linear_of(m, layer, &p[P_DOWN], &p[P_DOWN_BIAS], gradients);
   return w;
 }
 
@@ -47,13 +56,23 @@ void weights_release(Model *m, int64_t layer) {
   CHECK(layer < m->config->L, "release of layer %lld", (long long)layer);
 }
 
-void gradients_ready(Model *m, int64_t unit) {
+bool gradients_ready(Model *m, int64_t unit) {
   int count;
   const ParamSpec *specs = params_of_unit(&m->params, unit, &count);
+  double squares = 0;
   for (int i = 0; i < count; i++)
     if (specs[i].rows)
-      m->gradient_squares +=
+      squares +=
           sum_of_squares(m->dev, model_gradient(m, unit, &specs[i]), DT_FP32, specs[i].rows * specs[i].cols);
+  m->gradient_squares += squares;
+  if (m->schedule->shape.update == UPDATE_STEP) return true;
+  arena_enter(&m->arena, m->schedule->update_of[unit]);
+  if (!isfinite(squares)) {
+    m->stopped_at = unit;
+    return false;
+  }
+  optimizer_update_unit(m, unit, m->update);
+  return true;
 }
 
 static AttentionShape attention_shape(const Config *c, int64_t l, int64_t B, int64_t T) {
@@ -118,7 +137,7 @@ void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_
   Device *dev = m->dev;
   DType dt = m->schedule->shape.dtype;
   int64_t N = B * T;
-  LayerWeights w = weights_acquire(m, l);
+  LayerWeights w = weights_acquire(m, l, false);
 
   if (at->qkv != SKIPPED) {
     arena_enter(a, at->qkv);
@@ -160,9 +179,9 @@ void layer_backward(Model *m, int64_t l) {
   Device *dev = m->dev;
   DType dt = s->shape.dtype;
   int64_t B = s->shape.B, T = s->shape.T, N = B * T;
-  LayerWeights w = weights_acquire(m, l);
 
   arena_enter(a, at->mlp);
+  LayerWeights w = weights_acquire(m, l, true);
   MlpInside inside = mlp_inside_of(m, l, buf);
   mlp_backward(dev, dt, &w.mlp, arena_get(a, s->dx), arena_get(a, buf->x_mid), N, schedule_mlp_rows(s),
                &inside);

@@ -15,13 +15,14 @@ typedef struct LayerWeights {
 } LayerWeights;
 
 /* Every use of a layer's weights is between these two: what streams weights in from elsewhere hooks in here.
- */
-LayerWeights weights_acquire(Model *m, int64_t layer);
+ * gradients: for a backward, with the weights' gradients, which have to live at the arena's moment. */
+LayerWeights weights_acquire(Model *m, int64_t layer, bool gradients);
 void weights_release(Model *m, int64_t layer);
 
 /* A unit's gradient is complete for this optimizer step (all micro-batches). Its part of the global norm is
- * taken now. */
-void gradients_ready(Model *m, int64_t unit);
+ * taken now, and with UPDATE_LAYER the unit is updated. False: the gradient is not finite, the unit was not
+ * updated and the step stops here; m->stopped_at is the unit. */
+bool gradients_ready(Model *m, int64_t unit);
 
 /* The forward of layer l in the buffers and at the moments of `pass`; parts that it skips are not done. */
 void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_t T);

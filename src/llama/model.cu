@@ -1,5 +1,6 @@
 #include "llama/model.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "llama/layer.h" /* defines: layer_forward, layer_backward, gradients_ready, and mst_chunk.cuh's */
@@ -11,6 +12,7 @@ bool model_open(Model *m, const Config *c, const Schedule *s, Device *dev, bool 
   m->config = c;
   m->schedule = s;
   m->dev = dev;
+  m->stopped_at = NOT_STOPPED;
   params_table(&m->params, c);
   if (!arena_open(&m->arena, s->plan, dev, poison, e)) return false;
   arena_enter(&m->arena, s->load);
@@ -22,9 +24,10 @@ bool model_open(Model *m, const Config *c, const Schedule *s, Device *dev, bool 
   device_copy(dev, arena_get(&m->arena, s->inv_freq), inv_freq, (size_t)(c->HS / 2) * sizeof(float),
               COPY_TO_DEVICE);
   for (int64_t u = 0; u < params_units(&m->params) && s->shape.training; u++) {
-    BufferId moments[] = {s->moment1[u], s->moment2[u]};
-    for (int i = 0; i < 2; i++)
-      device_fill(dev, arena_get(&m->arena, moments[i]), 0, (size_t)plan_buffer_bytes(s->plan, moments[i]));
+    BufferId moments[] = {s->moment1[u], s->moment2[u], s->absmax1[u], s->absmax2[u]};
+    for (BufferId id : moments)
+      if (id != NO_BUFFER)
+        device_fill(dev, arena_get(&m->arena, id), 0, (size_t)plan_buffer_bytes(s->plan, id));
   }
   return true;
 }
@@ -55,6 +58,16 @@ void *model_moment1(const Model *m, int64_t unit, const ParamSpec *spec) {
 }
 void *model_moment2(const Model *m, int64_t unit, const ParamSpec *spec) {
   return unit_element(m, m->schedule->moment2[unit], spec, m->schedule->shape.moments);
+}
+
+static float *slice_scales(const Model *m, BufferId id, const HfSlice *slice) {
+  return id == NO_BUFFER ? NULL : (float *)arena_get(&m->arena, id) + slice->block;
+}
+float *model_absmax1(const Model *m, int64_t unit, const HfSlice *slice) {
+  return slice_scales(m, m->schedule->absmax1[unit], slice);
+}
+float *model_absmax2(const Model *m, int64_t unit, const HfSlice *slice) {
+  return slice_scales(m, m->schedule->absmax2[unit], slice);
 }
 
 static void init_tensor(Model *m, void *p, DType dt, const ParamSpec *spec, uint64_t seed, int64_t id) {
@@ -156,8 +169,15 @@ static double sum_losses(Model *m, int64_t rows) {
   return sum;
 }
 
-/* The layers from last to first; what a layer or a segment did not keep is made again before its backward. */
-static void backward_layers(Model *m, bool last_micro_batch) {
+/* A unit's gradient begins to live: it is zero before the first micro-batch adds to it. */
+static void gradients_begin(Model *m, int64_t unit) {
+  BufferId id = m->schedule->gradients[unit];
+  device_fill(m->dev, arena_get(&m->arena, id), 0, (size_t)plan_buffer_bytes(m->schedule->plan, id));
+}
+
+/* The layers from last to first; what a layer or a segment did not keep is made again before its backward.
+ * first, last: of the step's micro-batches. False: the step stops, see gradients_ready. */
+static bool backward_layers(Model *m, bool first_micro_batch, bool last_micro_batch) {
   const Schedule *s = m->schedule;
   int64_t L = m->config->L, B = s->shape.B, T = s->shape.T;
   for (int64_t l = L - 1; l >= 0; l--) {
@@ -166,47 +186,53 @@ static void backward_layers(Model *m, bool last_micro_batch) {
     while (last_of_segment && first > 0 && s->rerun[first - 1].at.out != SKIPPED) first--;
     for (int64_t i = first; i < l; i++) layer_forward(m, i, &s->rerun[i], B, T);
     layer_forward(m, l, &s->again[l], B, T);
+    arena_enter(&m->arena, s->backward[l].mlp);
+    if (first_micro_batch) gradients_begin(m, l);
     layer_backward(m, l);
-    if (last_micro_batch) gradients_ready(m, l);
+    if (last_micro_batch && !gradients_ready(m, l)) return false;
   }
+  return true;
 }
 
 static double micro_batch(Model *m, const StepBatch *step, int64_t a) {
   const Schedule *s = m->schedule;
   Arena *arena = &m->arena;
   int64_t B = step->B, T = step->T, N = B * T, at = a * N;
-  bool last = a == step->A - 1;
+  int64_t embedding = params_embedding_unit(&m->params), final = params_final_unit(&m->params);
+  bool first = a == 0, last = a == step->A - 1, tied = m->config->tied;
   float scale = step->valid_targets ? (float)(1.0 / (double)step->valid_targets) : 0.0f;
 
   void *x = forward(m, step->tokens + at, step->targets + at, step->positions + at, B, T);
+  if (first) gradients_begin(m, final);
+  if (first && tied) gradients_begin(m, embedding);
   LmHead head = lm_head(m);
   HeadInside inside = head_inside(m);
   head_forward_backward(m->dev, s->shape.dtype, &head, (float *)arena_get(arena, s->losses), x,
                         (const int32_t *)arena_get(arena, s->targets), N, schedule_head_rows(s), scale,
                         &inside);
   double sum = sum_losses(m, N);
-  if (last) gradients_ready(m, params_final_unit(&m->params));
-
-  backward_layers(m, last);
+  if (s->shape.update == UPDATE_LAYER && !isfinite(sum)) return sum;
+  if (last && !gradients_ready(m, final)) return sum;
+  if (!backward_layers(m, first, last)) return sum;
 
   arena_enter(arena, s->embedding_backward);
-  int64_t unit = params_embedding_unit(&m->params);
-  embedding_backward(m->dev, s->shape.dtype, model_gradient(m, unit, &m->params.embedding[P_EMBEDDING]),
+  if (first && !tied) gradients_begin(m, embedding);
+  embedding_backward(m->dev, s->shape.dtype, model_gradient(m, embedding, &m->params.embedding[P_EMBEDDING]),
                      arena_get(arena, s->dx), (const int32_t *)arena_get(arena, s->tokens), N, m->config->C);
-  if (last) gradients_ready(m, unit);
+  if (last && gradients_ready(m, embedding)) arena_enter(arena, s->update);
   return sum;
 }
 
-double model_forward_backward(Model *m, const StepBatch *step) {
+double model_forward_backward(Model *m, const StepBatch *step, const AdamW *update) {
   const Schedule *s = m->schedule;
   CHECK(s->shape.training, "a backward in a schedule without one");
-  for (int64_t u = 0; u < params_units(&m->params); u++)
-    device_fill(m->dev, arena_get(&m->arena, s->gradients[u]), 0,
-                (size_t)plan_buffer_bytes(s->plan, s->gradients[u]));
+  CHECK(s->shape.update == UPDATE_STEP || (update && step->A == 1),
+        "updates of a layer at a time in a step of %lld micro-batches", (long long)step->A);
   m->gradient_squares = 0;
+  m->update = update;
+  m->stopped_at = NOT_STOPPED;
   double sum = 0;
   for (int64_t a = 0; a < step->A; a++) sum += micro_batch(m, step, a);
-  arena_enter(&m->arena, s->update);
   return step->valid_targets ? sum / (double)step->valid_targets : 0;
 }
 

@@ -7,6 +7,7 @@
 #include "llama/params.h"
 #include "llama/schedule.h"
 #include "memory/arena.h"
+#include "ops/adamw.h" /* defines: AdamW */
 
 #ifdef __cplusplus
 extern "C" {
@@ -20,7 +21,11 @@ typedef struct Model {
   Arena arena;
   float attention_scale;   /* factor of rope's cos and sin */
   double gradient_squares; /* sum over the units that gradients_ready() was called for in this step */
+  const AdamW *update;     /* of the step at hand, with UPDATE_LAYER */
+  int64_t stopped_at;      /* unit whose gradient was not finite and ended the step, or NOT_STOPPED */
 } Model;
+
+enum { NOT_STOPPED = -1 };
 
 /* Takes the memory that the schedule planned. config, schedule and dev outlive the model. poison: for tests,
  * see arena_open. Weights are not set yet: model_init or hf_model_load does that. */
@@ -36,8 +41,12 @@ StepBatch model_step_batch(const Model *m, int64_t A);
 
 /* Forward and backward of all micro-batches: gradients of the mean loss over the step's valid targets, in
  * fp32. Returns that mean (0 without a valid target). m->gradient_squares is then the squared norm of the
- * whole gradient. */
-double model_forward_backward(Model *m, const StepBatch *step);
+ * whole gradient.
+ *
+ * With UPDATE_LAYER every unit is updated on the way, as `update` says (else it is not looked at, and may be
+ * NULL), and no gradient is left. A loss that is not finite then ends the step before any update, a gradient
+ * that is not before the update of its unit (m->stopped_at); the arena stays at that moment. */
+double model_forward_backward(Model *m, const StepBatch *step, const AdamW *update);
 
 /* Forward only: the sum of the losses of the step's valid targets. */
 double model_evaluate(Model *m, const StepBatch *step);
@@ -57,10 +66,14 @@ double model_step_flops(const Config *c, int64_t sequences, int64_t T);
 
 /* A tensor of the parameter table, [rows, cols] of spec, on the device. */
 void *model_weight(const Model *m, int64_t unit, const ParamSpec *spec);
-float *model_gradient(const Model *m, int64_t unit, const ParamSpec *spec); /* NULL when not training */
-float *model_master(const Model *m, int64_t unit, const ParamSpec *spec);   /* NULL without a master copy */
-void *model_moment1(const Model *m, int64_t unit, const ParamSpec *spec);   /* NULL when not training */
+/* NULL when not training; with UPDATE_LAYER only between the unit's backward and its update. */
+float *model_gradient(const Model *m, int64_t unit, const ParamSpec *spec);
+float *model_master(const Model *m, int64_t unit, const ParamSpec *spec); /* NULL without a master copy */
+void *model_moment1(const Model *m, int64_t unit, const ParamSpec *spec); /* NULL when not training */
 void *model_moment2(const Model *m, int64_t unit, const ParamSpec *spec);
+/* The scales of a slice's 8-bit moments, [slice->blocks]; NULL with other moments. */
+float *model_absmax1(const Model *m, int64_t unit, const HfSlice *slice);
+float *model_absmax2(const Model *m, int64_t unit, const HfSlice *slice);
 
 #ifdef __cplusplus
 }

@@ -29,8 +29,11 @@ double learning_rate(const LrSchedule *s, int64_t step);
 /* The global norm of the gradient that model_forward_backward left. Not finite when a gradient is not. */
 double gradient_norm(const Model *m);
 
-/* One AdamW update of every parameter. a->grad_scale is set here: min(1, clip / (norm + 1e-6)) as torch's
- * clip_grad_norm_ has it, or 1 where clip is 0. */
+/* One AdamW update of a unit of the parameter table, at the moment of its update. */
+void optimizer_update_unit(Model *m, int64_t unit, const AdamW *a);
+
+/* One AdamW update of every parameter, after a step with UPDATE_STEP. a.grad_scale is set here:
+ * min(1, clip / (norm + 1e-6)) as torch's clip_grad_norm_ has it, or 1 where clip is 0. */
 void optimizer_update(Model *m, AdamW a, double clip);
 
 #ifdef __cplusplus

@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "ops/adamw.h" /* defines: MOMENT_BLOCK */
+
 /* Tensors begin on 256-byte boundaries in fp32, 128 in bf16. */
 enum { ELEMENT_ALIGNMENT = 64 };
 
@@ -17,6 +19,23 @@ static int64_t place(ParamSpec *specs, int count) {
   return at;
 }
 
+/* Gives the slices of a unit's tensors their blocks of 8-bit moments; returns how many there are. */
+static int64_t place_blocks(ParamSpec *specs, int count) {
+  int64_t at = 0;
+  for (int i = 0; i < count; i++)
+    for (int s = 0; s < specs[i].slice_count; s++) {
+      HfSlice *h = &specs[i].slices[s];
+      h->block = at;
+      h->blocks = (h->rows * specs[i].cols + MOMENT_BLOCK - 1) / MOMENT_BLOCK;
+      at += h->blocks;
+    }
+  return at;
+}
+
+static HfSlice slice(const char *name, int64_t row, int64_t rows) {
+  return (HfSlice){.name = name, .row = row, .rows = rows};
+}
+
 static ParamSpec matrix(const char *name, int64_t rows, int64_t cols, double std, const char *hf) {
   return (ParamSpec){.name = name,
                      .rows = rows,
@@ -26,7 +45,7 @@ static ParamSpec matrix(const char *name, int64_t rows, int64_t cols, double std
                      .std = std,
                      .decay = true,
                      .slice_count = 1,
-                     .slices = {{hf, 0, rows}}};
+                     .slices = {slice(hf, 0, rows)}};
 }
 
 static ParamSpec vector(const char *name, int64_t rows, Init init, const char *hf) {
@@ -36,7 +55,7 @@ static ParamSpec vector(const char *name, int64_t rows, Init init, const char *h
                      .dims = 1,
                      .init = init,
                      .slice_count = 1,
-                     .slices = {{hf, 0, rows}}};
+                     .slices = {slice(hf, 0, rows)}};
 }
 
 void params_table(ParamTable *t, const Config *c) {
@@ -50,14 +69,14 @@ void params_table(ParamTable *t, const Config *c) {
   l[P_NORM1] = vector("norm1", c->C, INIT_ONE, "model.layers.%d.input_layernorm.weight");
   l[P_QKV] = matrix("qkv", q + 2 * kv, c->C, std, NULL);
   l[P_QKV].slice_count = 3;
-  l[P_QKV].slices[0] = (HfSlice){"model.layers.%d.self_attn.q_proj.weight", 0, q};
-  l[P_QKV].slices[1] = (HfSlice){"model.layers.%d.self_attn.k_proj.weight", q, kv};
-  l[P_QKV].slices[2] = (HfSlice){"model.layers.%d.self_attn.v_proj.weight", q + kv, kv};
+  l[P_QKV].slices[0] = slice("model.layers.%d.self_attn.q_proj.weight", 0, q);
+  l[P_QKV].slices[1] = slice("model.layers.%d.self_attn.k_proj.weight", q, kv);
+  l[P_QKV].slices[2] = slice("model.layers.%d.self_attn.v_proj.weight", q + kv, kv);
   l[P_QKV_BIAS] = vector("qkv bias", c->qkv_bias ? q + 2 * kv : 0, INIT_ZERO, NULL);
   l[P_QKV_BIAS].slice_count = 3;
-  l[P_QKV_BIAS].slices[0] = (HfSlice){"model.layers.%d.self_attn.q_proj.bias", 0, q};
-  l[P_QKV_BIAS].slices[1] = (HfSlice){"model.layers.%d.self_attn.k_proj.bias", q, kv};
-  l[P_QKV_BIAS].slices[2] = (HfSlice){"model.layers.%d.self_attn.v_proj.bias", q + kv, kv};
+  l[P_QKV_BIAS].slices[0] = slice("model.layers.%d.self_attn.q_proj.bias", 0, q);
+  l[P_QKV_BIAS].slices[1] = slice("model.layers.%d.self_attn.k_proj.bias", q, kv);
+  l[P_QKV_BIAS].slices[2] = slice("model.layers.%d.self_attn.v_proj.bias", q + kv, kv);
   l[P_Q_NORM] = vector("q norm", c->qk_norm ? c->HS : 0, INIT_ONE, "model.layers.%d.self_attn.q_norm.weight");
   l[P_K_NORM] = vector("k norm", c->qk_norm ? c->HS : 0, INIT_ONE, "model.layers.%d.self_attn.k_norm.weight");
   l[P_O] = matrix("o", c->C, q, residual_std, "model.layers.%d.self_attn.o_proj.weight");
@@ -65,12 +84,12 @@ void params_table(ParamTable *t, const Config *c) {
   l[P_NORM2] = vector("norm2", c->C, INIT_ONE, "model.layers.%d.post_attention_layernorm.weight");
   l[P_GATE_UP] = matrix("gate up", 2 * c->FF, c->C, std, NULL);
   l[P_GATE_UP].slice_count = 2;
-  l[P_GATE_UP].slices[0] = (HfSlice){"model.layers.%d.mlp.gate_proj.weight", 0, c->FF};
-  l[P_GATE_UP].slices[1] = (HfSlice){"model.layers.%d.mlp.up_proj.weight", c->FF, c->FF};
+  l[P_GATE_UP].slices[0] = slice("model.layers.%d.mlp.gate_proj.weight", 0, c->FF);
+  l[P_GATE_UP].slices[1] = slice("model.layers.%d.mlp.up_proj.weight", c->FF, c->FF);
   l[P_GATE_UP_BIAS] = vector("gate up bias", c->mlp_bias ? 2 * c->FF : 0, INIT_ZERO, NULL);
   l[P_GATE_UP_BIAS].slice_count = 2;
-  l[P_GATE_UP_BIAS].slices[0] = (HfSlice){"model.layers.%d.mlp.gate_proj.bias", 0, c->FF};
-  l[P_GATE_UP_BIAS].slices[1] = (HfSlice){"model.layers.%d.mlp.up_proj.bias", c->FF, c->FF};
+  l[P_GATE_UP_BIAS].slices[0] = slice("model.layers.%d.mlp.gate_proj.bias", 0, c->FF);
+  l[P_GATE_UP_BIAS].slices[1] = slice("model.layers.%d.mlp.up_proj.bias", c->FF, c->FF);
   l[P_DOWN] = matrix("down", c->C, c->FF, residual_std, "model.layers.%d.mlp.down_proj.weight");
   l[P_DOWN_BIAS] =
       vector("down bias", c->mlp_bias ? c->C : 0, INIT_ZERO, "model.layers.%d.mlp.down_proj.bias");
@@ -82,6 +101,9 @@ void params_table(ParamTable *t, const Config *c) {
   t->layer_elements = place(t->layer, P_LAYER_COUNT);
   t->embedding_elements = place(t->embedding, P_EMBEDDING_COUNT);
   t->final_elements = place(t->final, P_FINAL_COUNT);
+  t->layer_blocks = place_blocks(t->layer, P_LAYER_COUNT);
+  t->embedding_blocks = place_blocks(t->embedding, P_EMBEDDING_COUNT);
+  t->final_blocks = place_blocks(t->final, P_FINAL_COUNT);
 }
 
 const ParamSpec *params_of_unit(const ParamTable *t, int64_t unit, int *count) {
@@ -94,6 +116,12 @@ int64_t params_unit_elements(const ParamTable *t, int64_t unit) {
   return unit < t->L                        ? t->layer_elements
          : unit == params_embedding_unit(t) ? t->embedding_elements
                                             : t->final_elements;
+}
+
+int64_t params_unit_blocks(const ParamTable *t, int64_t unit) {
+  return unit < t->L                        ? t->layer_blocks
+         : unit == params_embedding_unit(t) ? t->embedding_blocks
+                                            : t->final_blocks;
 }
 
 int64_t params_id(int64_t unit, int index) {

@@ -3,7 +3,8 @@
  *
  * Parameters come in units: layer 0 .. L-1, then the embedding (unit L), then the final norm and the LM head
  * (unit L+1). A unit is one buffer of the memory plan for its weights, one for its gradients, and so on;
- * `offset` is where a tensor begins in it. */
+ * `offset` is where a tensor begins in it. The scales of 8-bit moments, one for so many elements of a Hugging
+ * Face tensor, have buffers of a unit too; `block` is where a slice's begin. */
 #ifndef PARAMS_H
 #define PARAMS_H
 
@@ -21,6 +22,7 @@ typedef enum Init { INIT_NORMAL, INIT_ONE, INIT_ZERO } Init;
 typedef struct HfSlice {
   const char *name; /* "%d" stands for the layer */
   int64_t row, rows;
+  int64_t block, blocks; /* of 8-bit moments: the first in its unit, and how many */
 } HfSlice;
 
 enum { PARAM_SLICES = 3 };
@@ -65,6 +67,7 @@ typedef struct ParamTable {
   ParamSpec embedding[P_EMBEDDING_COUNT];
   ParamSpec final[P_FINAL_COUNT];
   int64_t layer_elements, embedding_elements, final_elements; /* of a unit's buffer, padding included */
+  int64_t layer_blocks, embedding_blocks, final_blocks;       /* of 8-bit moments in a unit */
 } ParamTable;
 
 void params_table(ParamTable *t, const Config *c);
@@ -82,6 +85,8 @@ static inline int64_t params_final_unit(const ParamTable *t) {
 /* The tensors of a unit, `*count` of them (absent ones have rows = 0). */
 const ParamSpec *params_of_unit(const ParamTable *t, int64_t unit, int *count);
 int64_t params_unit_elements(const ParamTable *t, int64_t unit);
+/* Blocks of 8-bit moments in a unit. */
+int64_t params_unit_blocks(const ParamTable *t, int64_t unit);
 
 /* Identifies a tensor for the random numbers that belong to it. */
 int64_t params_id(int64_t unit, int index);

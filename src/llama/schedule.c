@@ -40,6 +40,8 @@ static void declare_moments(Schedule *s, int64_t L) {
     s->rerun[l].at = s->again[l].at = nothing;
   }
   s->head = plan_moment(p, "head");
+  bool update_units = r->training && r->update == UPDATE_LAYER;
+  if (update_units) s->update_of[L + 1] = plan_moment(p, "update head");
   for (int64_t l = L - 1; l >= 0 && r->training; l--) {
     int64_t first = segment_of(r, l);
     bool last_of_segment = l == L - 1 || is_checkpoint(r, l + 1);
@@ -56,9 +58,12 @@ static void declare_moments(Schedule *s, int64_t L) {
     s->backward[l].out = plan_moment(p, "backward out %lld", (long long)l);
     s->backward[l].attention = plan_moment(p, "backward attention %lld", (long long)l);
     s->backward[l].qkv = plan_moment(p, "backward qkv %lld", (long long)l);
+    if (update_units) s->update_of[l] = plan_moment(p, "update %lld", (long long)l);
   }
   s->embedding_backward = plan_moment(p, "embedding backward");
   s->update = plan_moment(p, "update");
+  for (int64_t u = 0; u < L + 2; u++)
+    if (!update_units || u == L) s->update_of[u] = s->update;
 }
 
 /* ---- buffers ---- */
@@ -220,31 +225,47 @@ static void declare_layers(Schedule *s, const Config *c) {
   free(later);
 }
 
+/* With UPDATE_LAYER a gradient lives from its unit's backward to its unit's update. That of a tied embedding
+ * is the head's as well, and waits for the embedding's backward. */
+static void live_gradient(Schedule *s, const Config *c, const ParamTable *t, int64_t u) {
+  if (s->shape.update == UPDATE_STEP) {
+    plan_live_always(s->plan, s->gradients[u]);
+    return;
+  }
+  int embedding_from = c->tied ? s->head : s->embedding_backward;
+  int from = u < c->L ? s->backward[u].mlp : u == params_embedding_unit(t) ? embedding_from : s->head;
+  plan_live(s->plan, s->gradients[u], from, s->update_of[u]);
+}
+
 static void declare_units(Schedule *s, const Config *c) {
   const RunShape *r = &s->shape;
   ParamTable t;
   params_table(&t, c);
   for (int64_t u = 0; u < params_units(&t); u++) {
-    int64_t n = params_unit_elements(&t, u);
+    int64_t n = params_unit_elements(&t, u), blocks = params_unit_blocks(&t, u);
     struct {
       BufferId *id;
       bool wanted;
       PlanCategory category;
+      int64_t elements;
       DType dtype;
     } kinds[] = {
-        {&s->weights[u], true, CAT_WEIGHTS, r->dtype},
-        {&s->master[u], r->training && r->master, CAT_MASTER, DT_FP32},
-        {&s->gradients[u], r->training, CAT_GRADIENTS, DT_FP32},
-        {&s->moment1[u], r->training, CAT_MOMENTS, r->moments},
-        {&s->moment2[u], r->training, CAT_MOMENTS, r->moments},
+        {&s->weights[u], true, CAT_WEIGHTS, n, r->dtype},
+        {&s->master[u], r->training && r->master, CAT_MASTER, n, DT_FP32},
+        {&s->gradients[u], r->training, CAT_GRADIENTS, n, DT_FP32},
+        {&s->moment1[u], r->training, CAT_MOMENTS, n, r->moments},
+        {&s->moment2[u], r->training, CAT_MOMENTS, n, r->moments},
+        {&s->absmax1[u], r->training && r->moments == DT_U8, CAT_MOMENTS, blocks, DT_FP32},
+        {&s->absmax2[u], r->training && r->moments == DT_U8, CAT_MOMENTS, blocks, DT_FP32},
     };
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
       *kinds[i].id = NO_BUFFER;
       if (!kinds[i].wanted) continue;
-      *kinds[i].id = activation(s, kinds[i].category, n * (int64_t)dtype_size(kinds[i].dtype),
+      *kinds[i].id = activation(s, kinds[i].category, kinds[i].elements * (int64_t)dtype_size(kinds[i].dtype),
                                 plan_category_name(kinds[i].category), u);
-      plan_live_always(s->plan, *kinds[i].id);
+      if (kinds[i].category != CAT_GRADIENTS) plan_live_always(s->plan, *kinds[i].id);
     }
+    if (r->training) live_gradient(s, c, &t, u);
   }
 }
 
@@ -349,11 +370,14 @@ static Schedule *schedule_for(const Config *c, const RunShape *shape, const Devi
   s->rerun = array(c->L, sizeof *s->rerun);
   s->again = array(c->L, sizeof *s->again);
   s->backward = array(c->L, sizeof *s->backward);
+  s->update_of = array(c->L + 2, sizeof *s->update_of);
   s->weights = array(c->L + 2, sizeof(BufferId));
   s->master = array(c->L + 2, sizeof(BufferId));
   s->gradients = array(c->L + 2, sizeof(BufferId));
   s->moment1 = array(c->L + 2, sizeof(BufferId));
   s->moment2 = array(c->L + 2, sizeof(BufferId));
+  s->absmax1 = array(c->L + 2, sizeof(BufferId));
+  s->absmax2 = array(c->L + 2, sizeof(BufferId));
   for (int64_t l = 0; l < c->L; l++) s->keep[l] = keep_of_layer(shape, c->L, l);
   declare_moments(s, c->L);
   declare_units(s, c);
@@ -371,11 +395,14 @@ void schedule_free(Schedule *s) {
   free(s->rerun);
   free(s->again);
   free(s->backward);
+  free(s->update_of);
   free(s->weights);
   free(s->master);
   free(s->gradients);
   free(s->moment1);
   free(s->moment2);
+  free(s->absmax1);
+  free(s->absmax2);
   free(s);
 }
 

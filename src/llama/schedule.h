@@ -10,6 +10,8 @@
  *   embedding backward
  *   update
  *
+ * With --update layer, an update follows the head and each layer's backward instead, and a unit's gradient
+ * lives from the unit's backward to its update.
  * With --checkpoint-every k, a segment of k layers runs again from its one checkpoint, for its layers'
  * inputs, before the backward of its last layer. */
 #ifndef SCHEDULE_H
@@ -30,6 +32,11 @@ typedef enum Recompute {
   RECOMPUTE_LAYER, /* keeps the layer's input (and what keep_attention says) */
 } Recompute;
 
+typedef enum UpdateMode {
+  UPDATE_STEP,  /* of everything, when the whole gradient is there: clipping, accumulation */
+  UPDATE_LAYER, /* of a unit as soon as its gradient is complete: one layer's gradient at a time */
+} UpdateMode;
+
 enum { CHUNK_WHOLE = 0, CHUNK_AUTO = -1, KEEP_ALL = -1 };
 
 /* What the schedule depends on, besides the model and the device. */
@@ -37,10 +44,11 @@ typedef struct RunShape {
   int64_t A, B, T; /* micro-batches a step, sequences a micro-batch, tokens a sequence */
   DType dtype;     /* of weights and activations */
   bool master;     /* an fp32 copy of bf16 weights is what the optimizer updates */
-  DType moments;   /* of Adam's moments */
+  DType moments;   /* of Adam's moments; DT_U8: in 8 bits */
   Recompute recompute;
   int64_t keep_attention;        /* the last so many layers keep their attention's output; KEEP_ALL */
   int64_t checkpoint_every;      /* one layer input is kept for so many layers */
+  UpdateMode update;             /* UPDATE_LAYER: A is 1 */
   int64_t mlp_chunk, head_chunk; /* rows of a mini-sequence; CHUNK_WHOLE, CHUNK_AUTO */
   bool training;                 /* false: forward only, no gradients and no optimizer */
 } RunShape;
@@ -91,9 +99,11 @@ typedef struct Schedule {
   LayerPass *rerun;   /* of a segment, for the inputs of its later layers; all SKIPPED elsewhere */
   LayerPass *again;   /* of one layer, just before its backward: what it did not keep */
   BackwardMoments *backward;
+  int *update_of; /* [L + 2] the moment at which a unit is updated: `update`, or its own */
 
   /* [L + 2]: a buffer a unit of the parameter table; NO_BUFFER where the run has none */
   BufferId *weights, *master, *gradients, *moment1, *moment2;
+  BufferId *absmax1, *absmax2; /* scales of 8-bit moments */
 
   BufferId dx;         /* [N, C] gradient of the stream; it takes the place of the head's input */
   BufferId d_o, d_qkv; /* [N, NH HS], [N, (NH + 2 NKV) HS] */

@@ -7,6 +7,7 @@
 
 #include "device/launch.cuh" // defines: launch_rows, element_rows, row_elements
 #include "device/random.cuh" // defines: random_element, round_stochastic
+#include "ops/dynamic_map.cuh"
 
 /* The factors of one update, made from AdamW in double. */
 struct Factors {
@@ -62,6 +63,73 @@ template <class T, class M> struct AdamWUpdate {
   }
 };
 
+/* 8-bit moments: block by block of a row they become fp32 in the group's scratch, and codes again once their
+ * new scale, the largest of the block, is known. */
+template <class T> struct AdamW8Update {
+  T *param;                   /* [n] */
+  float *master;              /* [n] or NULL */
+  const float *grad;          /* [n] */
+  code8 *m, *v;               /* [n] */
+  float *m_absmax, *v_absmax; /* [blocks] */
+  int64_t n;
+  Factors factors;
+  uint64_t seed;
+  int64_t id, step, first;
+
+  template <class G> HD void operator()(G g, int64_t row) const {
+    int64_t begin = row * ELEMENTS_A_ROW, end = begin + row_elements(n, row);
+    for (; begin < end; begin += MOMENT_BLOCK) {
+      int64_t left = end - begin;
+      update_block(g, begin, left < MOMENT_BLOCK ? left : (int64_t)MOMENT_BLOCK);
+    }
+  }
+
+  template <class G> HD void update_block(G g, int64_t begin, int64_t count) const {
+    float *m32 = g.scratch, *v32 = g.scratch + MOMENT_BLOCK;
+    int64_t block = begin / MOMENT_BLOCK, element = first + begin;
+    float m_scale = m_absmax[block], v_scale = v_absmax[block];
+    AdamW8Update u = *this; /* the loops below vectorise on a copy */
+    if (master)
+      g.each(
+          count,
+          [=](float &param, float &p, float g, float m_code, float v_code, float &m, float &v) {
+            m = dynamic_decode(m_code) * m_scale;
+            v = dynamic_decode_unsigned(v_code) * v_scale;
+            u.factors.update(p, g, m, v);
+            param = p;
+          },
+          param + begin, master + begin, grad + begin, (const code8 *)m + begin, (const code8 *)v + begin,
+          m32, v32);
+    else
+      g.each_at(
+          count,
+          [=](int64_t i, float &p, float g, float m_code, float v_code, float &m, float &v) {
+            m = dynamic_decode(m_code) * m_scale;
+            v = dynamic_decode_unsigned(v_code) * v_scale;
+            u.factors.update(p, g, m, v);
+            p = round_stochastic(u.param, p, random_element(u.seed, u.id, u.step, element + i).x[0]);
+          },
+          param + begin, grad + begin, (const code8 *)m + begin, (const code8 *)v + begin, m32, v32);
+    m_scale = g.max(
+        count, [](float x) { return fabsf(x); }, m32);
+    v_scale = g.max(
+        count, [](float x) { return x; }, v32);
+    float m_inverse = m_scale > 0.f ? 1.f / m_scale : 0.f, v_inverse = v_scale > 0.f ? 1.f / v_scale : 0.f;
+    g.each_at(
+        count,
+        [=](int64_t i, float &m_code, float &v_code, float m, float v) {
+          Random4 random = random_element(u.seed, u.id, u.step, element + i);
+          m_code = dynamic_encode(m * m_inverse, random.x[1]);
+          v_code = dynamic_encode_unsigned(v * v_inverse, random.x[2]);
+        },
+        m + begin, v + begin, (const float *)m32, (const float *)v32);
+    if (g.first()) {
+      m_absmax[block] = m_scale;
+      v_absmax[block] = v_scale;
+    }
+  }
+};
+
 void adamw_update(Device *dev, const AdamWTensor *t, const AdamW *a) {
   CHECK(a->step >= 1 && a->step <= UINT32_MAX && t->id >= 0 && t->id <= UINT32_MAX,
         "update %lld of tensor %lld: both have to fit 32 bits", (long long)a->step, (long long)t->id);
@@ -74,6 +142,14 @@ void adamw_update(Device *dev, const AdamWTensor *t, const AdamW *a) {
   f.rest2 = (float)(1.0 - a->beta2);
   f.eps = (float)a->eps;
   f.grad_scale = a->grad_scale;
+  if (t->moments == DT_U8) {
+    DISPATCH(
+        t->dtype, T,
+        launch_rows(dev, element_rows(t->n),
+                    AdamW8Update<T>{(T *)t->param, t->master, t->grad, (code8 *)t->m, (code8 *)t->v,
+                                    t->m_absmax, t->v_absmax, t->n, f, a->seed, t->id, a->step, t->first}));
+    return;
+  }
   DISPATCH(t->dtype, T,
            DISPATCH(t->moments, M,
                     launch_rows(dev, element_rows(t->n),

@@ -16,22 +16,27 @@ typedef struct AdamW {
   uint64_t seed;    /* key of the random rounding */
 } AdamW;
 
+/* Elements of 8-bit moments that share a scale; the last block of a tensor may be shorter. */
+enum { MOMENT_BLOCK = 256 };
+
 typedef struct AdamWTensor {
   void *param; /* [n] of type dtype */
   DType dtype;
   float *master;     /* [n] fp32 copy that is updated in param's stead, then rounded to nearest; or NULL */
   const float *grad; /* [n] fp32 */
   void *m, *v;       /* [n] first and second moment, of type moments */
-  DType moments;
+  DType moments;     /* fp32, bf16, or U8: codes of the dynamic map, times the block's scale */
+  float *m_absmax, *v_absmax; /* [n / MOMENT_BLOCK, rounded up] the scales, with 8-bit moments; else NULL */
   int64_t n;
   bool decay;    /* weight_decay applies */
   int64_t id;    /* identifies the tensor in the random rounding: the same on every device and layout */
   int64_t first; /* index of element 0 within that tensor, when this is a slice of it */
 } AdamWTensor;
 
-/* One update. bf16 params without a master, and bf16 moments, are rounded stochastically with randomness
- * that depends on (seed, step, id, element) only, so that slicing, resuming and devices agree: nearest
- * rounding would freeze v when gradients fall. */
+/* One update, in fp32. bf16 params without a master, and bf16 and 8-bit moments, are rounded stochastically
+ * with randomness that depends on (seed, step, id, element) only, so that slicing, resuming and devices
+ * agree: nearest rounding would freeze v when gradients fall. With 8-bit moments element 0 begins a block,
+ * whatever `first` says. Bytes of zero are zero moments. */
 void adamw_update(Device *dev, const AdamWTensor *t, const AdamW *a);
 
 /* Sum of the squares of x [n] of type dt, in double, the same for any number of threads; finite exactly when

@@ -1,0 +1,124 @@
+/* Every way to save memory against the plain run: two optimizer steps of each, crossed with the others. What
+ * only moves storage, or makes the same values again, changes no bit of losses, weights and moments. */
+extern "C" {
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+}
+#include <stdio.h>
+
+#include "tiny_model.cuh" // defines: TinyModel, tiny_open, tiny_close
+
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+
+/* What a training left: losses, gradient norms, and the bytes of weights, master copy and moments. */
+typedef struct Trained {
+  double loss[2], norm[2];
+  char *bytes;
+  size_t n;
+} Trained;
+
+static void append(Trained *r, const TinyModel *t, BufferId id) {
+  if (id == NO_BUFFER) return;
+  size_t bytes = (size_t)plan_buffer_bytes(t->schedule->plan, id);
+  r->bytes = (char *)realloc(r->bytes, r->n + bytes);
+  CHECK(r->bytes, "out of memory");
+  memcpy(r->bytes + r->n, arena_get(&t->model.arena, id), bytes);
+  r->n += bytes;
+}
+
+static Trained train(Config c, RunShape shape) {
+  TinyModel t;
+  Trained r = {};
+  tiny_open(&t, c, shape);
+  const Schedule *s = t.schedule;
+  AdamW a = {1e-2, 0.9, 0.95, 1e-8, 0.1, 1, 1, 5};
+  for (a.step = 1; a.step <= 2; a.step++) {
+    r.loss[a.step - 1] = model_forward_backward(&t.model, &t.step, &a);
+    r.norm[a.step - 1] = gradient_norm(&t.model);
+    if (shape.update == UPDATE_STEP) optimizer_update(&t.model, a, 0);
+  }
+  for (int64_t u = 0; u < t.config.L + 2; u++) {
+    const BufferId ids[] = {s->weights[u], s->master[u],  s->moment1[u],
+                            s->moment2[u], s->absmax1[u], s->absmax2[u]};
+    for (size_t i = 0; i < COUNT(ids); i++) append(&r, &t, ids[i]);
+  }
+  tiny_close(&t);
+  return r;
+}
+
+static void assert_same(const Trained *a, const Trained *b, const char *what) {
+  assert_int_equal(a->n, b->n);
+  if (memcmp(a->loss, b->loss, sizeof a->loss) || memcmp(a->norm, b->norm, sizeof a->norm) ||
+      memcmp(a->bytes, b->bytes, a->n))
+    fail_msg("%s: not bitwise equal; losses %.9g and %.9g, expected %.9g and %.9g", what, a->loss[0],
+             a->loss[1], b->loss[0], b->loss[1]);
+}
+
+/* ---- the modes ---- */
+
+typedef struct Recomputation {
+  Recompute recompute;
+  int64_t every, keep_attention;
+} Recomputation;
+
+static const Recomputation recomputations[] = {
+    {RECOMPUTE_NONE, 1, 0},  {RECOMPUTE_MLP, 1, 0},   {RECOMPUTE_LAYER, 1, 0},        {RECOMPUTE_LAYER, 2, 0},
+    {RECOMPUTE_LAYER, 3, 0}, {RECOMPUTE_LAYER, 1, 1}, {RECOMPUTE_LAYER, 2, KEEP_ALL}, {RECOMPUTE_LAYER, 3, 2},
+};
+static const UpdateMode updates[] = {UPDATE_STEP, UPDATE_LAYER};
+
+/* The number formats: these change the numbers, and have a plain run each. */
+static const struct {
+  DType dtype;
+  bool master;
+  DType moments;
+} formats[] = {
+    {DT_FP32, false, DT_FP32}, {DT_BF16, true, DT_FP32}, {DT_BF16, false, DT_BF16}, {DT_FP32, false, DT_U8}};
+
+static RunShape shape_of(int64_t B, int64_t T, size_t format, int64_t chunk) {
+  RunShape s = tiny_shape(1, B, T);
+  s.recompute = RECOMPUTE_NONE;
+  s.dtype = formats[format].dtype;
+  s.master = formats[format].master;
+  s.moments = formats[format].moments;
+  s.mlp_chunk = s.head_chunk = chunk;
+  return s;
+}
+
+static void test_all_modes(void **state) {
+  (void)state;
+  static const int64_t chunks[] = {CHUNK_WHOLE, 7};
+  for (size_t f = 0; f < COUNT(formats); f++)
+    for (size_t k = 0; k < COUNT(chunks); k++)
+      for (int tied = 0; tied < 2; tied++) {
+        RunShape shape = shape_of(2, 17, f, chunks[k]);
+        bool qk_norm = (f + k) % 2;
+        Trained plain = train(tiny_config(tied, qk_norm), shape);
+        for (size_t i = 0; i < COUNT(recomputations) * COUNT(updates); i++) {
+          const Recomputation *r = &recomputations[i / COUNT(updates)];
+          shape.recompute = r->recompute;
+          shape.checkpoint_every = r->every;
+          shape.keep_attention = r->keep_attention;
+          shape.update = updates[i % COUNT(updates)];
+          Trained found = train(tiny_config(tied, qk_norm), shape);
+          char what[160];
+          snprintf(what, sizeof what,
+                   "format %zu, chunk %lld, tied %d: recompute %d, every %lld, keep %lld, update %d", f,
+                   (long long)chunks[k], tied, r->recompute, (long long)r->every,
+                   (long long)r->keep_attention, shape.update);
+          assert_same(&found, &plain, what);
+          free(found.bytes);
+        }
+        free(plain.bytes);
+      }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_all_modes),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
