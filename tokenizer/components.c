@@ -19,8 +19,8 @@ bool component_unknown(const char *kind, const cJSON *json, Error *e) {
 
 static bool bad_value(const cJSON *json, const char *key, const char *expected, Error *e) {
   char *found = cJSON_PrintUnformatted(cJSON_GetObjectItemCaseSensitive(json, key));
-  error_usage(e, "%.100s: \"%s\": found %.60s, expected %s", type_of(json), key,
-              found ? found : "nothing", expected);
+  error_usage(e, "%.100s: \"%s\": found %.60s, expected %s", type_of(json), key, found ? found : "nothing",
+              expected);
   cJSON_free(found);
   return false;
 }

@@ -81,8 +81,8 @@ static bool read_id(JsonSpan span, const char *token, uint32_t *id, Error *e) {
            span.at);
   unsigned long value = digits[0] >= '0' && digits[0] <= '9' ? strtoul(digits, &end, 10) : 0;
   if (end == digits || *end || value >= VOCAB_MOST)
-    return error_usage(e, "the token \"%.100s\": found the id %s, expected a whole number below %d",
-                       token, digits, VOCAB_MOST);
+    return error_usage(e, "the token \"%.100s\": found the id %s, expected a whole number below %d", token,
+                       digits, VOCAB_MOST);
   *id = (uint32_t)value;
   return true;
 }

@@ -86,9 +86,7 @@ bool shard_writer_reopen(ShardWriter *w, const char *path, ShardKind kind, int64
   begin(w, path, kind);
   w->fd = open(w->aside, O_RDWR | O_CLOEXEC);
   if (w->fd < 0 && errno == ENOENT && rename(path, w->aside) == 0) w->fd = open(w->aside, O_RDWR | O_CLOEXEC);
-  if (w->fd < 0)
-    error_runtime(e, "%s: cannot be opened to go on: %s", w->aside,
-                  strerror(errno));
+  if (w->fd < 0) error_runtime(e, "%s: cannot be opened to go on: %s", w->aside, strerror(errno));
   if (w->fd >= 0 && read_again(w, n, e)) return true;
   shard_writer_leave(w);
   return false;
