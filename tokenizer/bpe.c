@@ -10,7 +10,8 @@
 
 /* ---- the merges ---- */
 
-static const Merge *find_merge(const Bpe *b, uint32_t left, uint32_t right) {
+/* The place of the pair in the table; its rank is MERGE_NONE when it is not there. */
+static Merge *find_merge(const Bpe *b, uint32_t left, uint32_t right) {
   uint64_t pair = (uint64_t)left << 32 | right;
   size_t mask = b->merge_slots - 1;
   size_t i = (pair * 0x9e3779b97f4a7c15u >> 32) & mask;
@@ -27,14 +28,14 @@ static void grow_merges(Bpe *b) {
   CHECK(b->merges, "out of memory for %zu merges", b->merge_slots);
   for (size_t i = 0; i < b->merge_slots; i++) b->merges[i] = (Merge){.rank = MERGE_NONE};
   for (size_t i = 0; i < old_slots; i++) {
-    if (old[i].rank != MERGE_NONE) *(Merge *)find_merge(b, old[i].left, old[i].right) = old[i];
+    if (old[i].rank != MERGE_NONE) *find_merge(b, old[i].left, old[i].right) = old[i];
   }
   free(old);
 }
 
 void bpe_add_merge(Bpe *b, uint32_t left, uint32_t right, uint32_t rank, uint32_t id) {
   if ((b->merge_count + 1) * 2 > b->merge_slots) grow_merges(b);
-  Merge *m = (Merge *)find_merge(b, left, right);
+  Merge *m = find_merge(b, left, right);
   b->merge_count += m->rank == MERGE_NONE;
   *m = (Merge){left, right, rank, id};
 }

@@ -196,6 +196,12 @@ void job_run(const JobPlan *p, Encoder *x, Job *j) {
   bytes_free(&w.mended);
 }
 
+void job_shrink(Job *j) {
+  enum { USUAL = 1 << 22 };
+  if (j->batch.text.capacity > USUAL) bytes_free(&j->batch.text);
+  if (j->tokens.capacity > USUAL) ids_free(&j->tokens);
+}
+
 void job_free(Job *j) {
   document_batch_free(&j->batch);
   ids_free(&j->tokens);

@@ -34,6 +34,8 @@ typedef struct Job {
 bool job_plan_make(JobPlan *p, const TokenizeOptions *o, const Inputs *in, const Tokenizer *t, Error *e);
 /* Fills in all that follows from the batch; each thread has its own encoder. */
 void job_run(const JobPlan *p, Encoder *x, Job *j);
+/* Gives memory back that only a large document needed. */
+void job_shrink(Job *j);
 void job_free(Job *j);
 
 #endif

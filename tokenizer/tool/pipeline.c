@@ -29,6 +29,7 @@ typedef struct Pipeline {
   bool *is_done;               /* [slots], under the lock */
   int64_t slots;
   int64_t fills, starts; /* jobs that were filled, begun; under the lock */
+  size_t waiting;        /* bytes of text that were filled in and not taken yet */
   bool ends;             /* no more will come; under the lock */
   pthread_t *threads;
   int64_t thread_count;
@@ -94,12 +95,18 @@ static bool fill(Pipeline *p, DocumentReader *r, bool *more, Error *e) {
   if (!document_reader_next(r, &j->batch, BATCH_BYTES, e)) return false;
   *more = j->batch.n > 0;
   if (!*more) return true;
+  p->waiting += j->batch.text.n;
   pthread_mutex_lock(&p->lock);
   p->is_done[slot] = false;
   p->fills++;
   pthread_cond_signal(&p->filled);
   pthread_mutex_unlock(&p->lock);
   return true;
+}
+
+/* Whether one more batch may be read: large documents wait until others are done with. */
+static bool has_room(const Pipeline *p, int64_t taken) {
+  return p->fills == taken || (p->fills - taken < p->slots && p->waiting < (size_t)p->slots * BATCH_BYTES);
 }
 
 static Job *wait_for(Pipeline *p, int64_t i) {
@@ -159,10 +166,12 @@ static bool run_in_order(Pipeline *p, DocumentReader *r, Output *out, Error *e) 
   int64_t shards = -1; /* complete ones when the state was saved */
   bool more = true, ok = true;
   for (int64_t taken = 0; ok; taken++) {
-    while (ok && more && p->fills - taken < p->slots) ok = fill(p, r, &more, e);
+    while (ok && more && has_room(p, taken)) ok = fill(p, r, &more, e);
     if (!ok || taken == p->fills) break;
-    const Job *j = wait_for(p, taken);
+    Job *j = wait_for(p, taken);
     ok = take(p, j, out, &progress, e);
+    p->waiting -= j->batch.text.n;
+    job_shrink(j);
     const ShardStream *train = &out->streams[STREAM_TRAIN], *val = &out->streams[STREAM_VAL];
     progress_show(&progress, j->batch.bytes_read, train->tokens + val->tokens);
     double seconds = progress_seconds(&progress);
