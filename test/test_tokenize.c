@@ -180,9 +180,19 @@ static void test_invalid_text(void **state) {
   says(2, "z.jsonl: byte 25: the character U+0000", TOKENIZE "--input @/z.jsonl --out @/nul");
   says(2, "byte 49: not a JSON object", TOKENIZE "--input @/z.jsonl --out @/nul2 --on-invalid replace");
   says(0, "3 documents were left out", TOKENIZE "--input @/z.jsonl --out @/nul3 --on-invalid skip");
-  Ids z = {0};
+  Ids z = {0}, nul = {0};
   add_text(&z, "z");
   assert_shards("nul3", "train", z);
+
+  FILE *f = fopen(path_of("raw.jsonl"), "w"); /* a raw NUL, and an escaped backslash before u0000 */
+  assert_non_null(f);
+  static const char raw[] = "{\"text\": \"a\0b\"}\n{\"text\": \"\\\\u0000\"}\n";
+  assert_int_equal(fwrite(raw, 1, sizeof raw - 1, f), sizeof raw - 1);
+  assert_int_equal(fclose(f), 0);
+  says(0, "1 documents got U+FFFD", TOKENIZE "--input @/raw.jsonl --out @/raw --on-invalid replace");
+  add_text(&nul, "a\uFFFDb");
+  add_text(&nul, "\\u0000");
+  assert_shards("raw", "train", nul);
 }
 
 static void test_refusals(void **state) {

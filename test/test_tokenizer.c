@@ -440,6 +440,9 @@ static void test_refusals(void **state) {
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
     refused(small_file(cases[i].part, cases[i].value), cases[i].message);
   refused("", "expected an object");
+  static const char nul[] = "{\"model\": {\"vocab\": {\"a\0b\": 0}, \"merges\": []}}";
+  assert_null(tokenizer_parse("FILE", nul, sizeof nul - 1, &e));
+  assert_non_null(strstr(e.text, "U+0000"));
   refused("{\"model\": {\"vocab\": ", "malformed");
   refused("[]", "expected an object");
   assert_null(tokenizer_open("/nowhere/tokenizer.json", &e));

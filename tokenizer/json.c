@@ -11,8 +11,8 @@ bool json_check(JsonSpan text, Error *e) {
   size_t valid = utf8_valid(text.at, text.n);
   if (valid < text.n) return error_usage(e, "byte %zu is not UTF-8; expected JSON", valid);
   for (size_t i = 0; i < text.n; i++) {
-    if (text.at[i] != '\\') continue;
-    if (text.n - i >= 6 && memcmp(text.at + i, "\\u0000", 6) == 0)
+    if (text.at[i] != '\\' && text.at[i] != '\0') continue;
+    if (text.at[i] == '\0' || (text.n - i >= 6 && memcmp(text.at + i, "\\u0000", 6) == 0))
       return error_usage(e, "byte %zu: a string with the character U+0000, which is not supported", i);
     i++; /* what is escaped */
   }

@@ -23,7 +23,8 @@ typedef struct JsonWalk {
   bool begun;
 } JsonWalk;
 
-/* Refuses what cJSON would not tell: text that is no UTF-8, and an escaped NUL, which ends C's strings. */
+/* Refuses what cJSON would not tell: text that is no UTF-8, and a NUL, escaped or not, which ends C's
+ * strings. */
 bool json_check(JsonSpan text, Error *e);
 
 /* Begins a walk over the object (open = '{') or array ('[') that the span is; `what` is for messages. */

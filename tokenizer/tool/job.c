@@ -56,17 +56,18 @@ static bool stop(Work *w, size_t at, const char *what, bool can_replace) {
       can_replace ? ", or replace to put U+FFFD there" : "");
 }
 
-/* The place of an escaped NUL in a JSON text, n when it has none: it would end the string for C. */
+/* The place of a NUL in a JSON text, escaped or not, n when it has none: it would end the string for C. */
 static size_t find_nul(const char *text, size_t n) {
-  for (size_t i = 0; i + 6 <= n; i++) {
+  for (size_t i = 0; i < n; i++) {
+    if (text[i] == '\0') return i;
     if (text[i] != '\\') continue;
-    if (memcmp(text + i, "\\u0000", 6) == 0) return i;
+    if (n - i >= 6 && memcmp(text + i, "\\u0000", 6) == 0) return i;
     i++;
   }
   return n;
 }
 
-/* Copies the text to w->mended, a U+FFFD for each malformed part (and, in JSON, for each escaped NUL). */
+/* Copies the text to w->mended, a U+FFFD for each malformed part (and, in JSON, for each NUL). */
 static void mend(Work *w, const char *text, size_t n, bool json) {
   w->mended.n = 0;
   for (size_t at = 0; at < n;) {
@@ -75,7 +76,10 @@ static void mend(Work *w, const char *text, size_t n, bool json) {
     bytes_append(&w->mended, text + at, nul);
     at += nul;
     if (at < n) bytes_append(&w->mended, UTF8_REPLACEMENT, 3);
-    if (at < n) at += nul < valid ? 6 : utf8_malformed(text + at, n - at, &cut);
+    if (nul < valid)
+      at += text[at] == '\0' ? 1 : 6;
+    else if (at < n)
+      at += utf8_malformed(text + at, n - at, &cut);
   }
 }
 
