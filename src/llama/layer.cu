@@ -75,18 +75,6 @@ bool gradients_ready(Model *m, int64_t unit) {
   return true;
 }
 
-static AttentionShape attention_shape(const Config *c, int64_t l, int64_t B, int64_t T) {
-  AttentionShape s = {};
-  s.B = B;
-  s.T = T;
-  s.NH = c->NH;
-  s.NKV = c->NKV;
-  s.HS = c->HS;
-  s.window = c->layers[l].window;
-  s.scale = 1.0f / sqrtf((float)c->HS);
-  return s;
-}
-
 static QkPrepare qk_prepare_of(const Model *m, const LayerWeights *w) {
   const Config *c = m->config;
   QkPrepare p = {};
@@ -151,7 +139,7 @@ void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_
   if (at->attention != SKIPPED) {
     arena_enter(a, at->attention);
     QkvHeads h = qkv_heads_of(m, buf);
-    AttentionShape shape = attention_shape(c, l, B, T);
+    AttentionShape shape = schedule_attention(c, l, B, T);
     attention_forward(dev, dt, arena_get(a, buf->o), (float *)arena_get(a, buf->lse), h.q, h.k, h.v, &shape,
                       arena_get(a, m->schedule->attention_workspace));
   }
@@ -193,7 +181,7 @@ void layer_backward(Model *m, int64_t l) {
 
   arena_enter(a, at->attention);
   QkvHeads h = qkv_heads_of(m, buf), d = qkv_heads(c, dt, arena_get(a, s->d_qkv), NULL);
-  AttentionShape shape = attention_shape(c, l, B, T);
+  AttentionShape shape = schedule_attention(c, l, B, T);
   attention_backward(dev, dt, d.q, d.k, d.v, d_o, arena_get(a, buf->o), (const float *)arena_get(a, buf->lse),
                      h.q, h.k, h.v, &shape, arena_get(a, s->attention_workspace));
 
