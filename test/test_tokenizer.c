@@ -426,6 +426,10 @@ static void test_refusals(void **state) {
       {"post_processor",
        "{\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"x\"}}]}",
        "token \"x\""},
+      {"post_processor",
+       "{\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"a\"}}, {\"Sequence\": "
+       "{\"id\": \"A\"}}], \"special_tokens\": {\"a\": {\"ids\": [0, 1]}}}",
+       "several tokens before"},
       {"decoder", "{\"type\": \"WordPiece\"}", "of type WordPiece"},
       {"decoder", "{\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}", "Strip"},
       {"added_tokens", "[{\"id\": 5, \"content\": \"a\"}]", "has the id 5, but 0"},

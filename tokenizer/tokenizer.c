@@ -310,6 +310,8 @@ static bool read_template(Tokenizer *t, const cJSON *json, Error *e) {
     const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(special, "id"));
     if (!append_special(texts ? &t->after : &t->before, specials, name, t->bpe.vocab.V, e)) return false;
   }
+  if (t->before.n > 1 || t->after.n > 1)
+    return error_usage(e, "a template with several tokens before or behind the text is not supported");
   return texts == 1 || error_usage(e, "the template holds the text %d times; only once is supported", texts);
 }
 
