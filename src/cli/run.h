@@ -4,6 +4,7 @@
 #define RUN_H
 
 #include "base/signals.h"
+#include "base/version.h" /* VERSION */
 #include "cli/options.h"
 #include "cli/saved_state.h"
 #include "io/log.h"
@@ -13,8 +14,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-#define VERSION "0.1.0"
 
 typedef struct Run {
   Options o;
