@@ -33,7 +33,7 @@ struct EmulatedIndex {
   unsigned x;
 };
 
-enum { EMULATED_THREADS = 64, MOST_EMULATED_THREADS = 256, EMULATED_STACK = 256 << 10 };
+enum { EMULATED_THREADS = 64, MOST_EMULATED_THREADS = 128, EMULATED_STACK = 256 << 10 };
 
 /* Waits until all of its threads have come. */
 struct EmulatedBarrier {
@@ -54,11 +54,10 @@ struct EmulatedCopy {
   const void *from;
 };
 
-enum { MOST_EMULATED_COPIES = 1024 };
+enum { MOST_EMULATED_COPIES = 128 };
 
 struct EmulatedThread {
   void *stack;    /* its lowest word in use, while the thread waits */
-  void *fiber;    /* the thread sanitizer's */
   bool done;      /* has left the kernel */
   unsigned shows; /* how often it has shown something */
   int copies;     /* begun and not waited for */
@@ -77,6 +76,10 @@ static struct {
   const void *argument;
   char begin, end; /* of the kernel, for what orders the host and the threads */
 } emulated;
+
+/* From block to block. */
+alignas(16) static char emulated_stacks[MOST_EMULATED_THREADS][EMULATED_STACK];
+static void *emulated_fibers[MOST_EMULATED_THREADS]; /* the thread sanitizer's; made at the first use */
 
 #ifdef __SANITIZE_THREAD__
 static inline void *emulated_fiber(void) {
@@ -134,7 +137,7 @@ static UNWATCHED void emulated_yield(void) {
   }
   CHECK(emulated.idle++ < 4 * emulated.threads, "the threads of a block wait at different barriers");
   emulated.current = to;
-  emulated_switch(emulated.thread[to].fiber);
+  emulated_switch(emulated_fibers[to]);
   if (to != from) emulated_swap(&emulated.thread[from].stack, emulated.thread[to].stack);
 }
 
@@ -254,12 +257,10 @@ static UNWATCHED void emulate_block(unsigned threads, void (*kernel)(const void 
   emulated.threads = threads;
   emulated.kernel = kernel;
   emulated.argument = argument;
-  char *stacks = (char *)aligned_alloc(16, (size_t)threads * EMULATED_STACK);
-  CHECK(stacks, "out of memory for the stacks of a block");
   for (unsigned i = 0; i < threads; i++) {
     EmulatedThread *t = &emulated.thread[i];
-    t->fiber = emulated_fiber();
-    void **top = (void **)(stacks + (size_t)(i + 1) * EMULATED_STACK) - 2; /* aligned as calls expect it */
+    if (!emulated_fibers[i]) emulated_fibers[i] = emulated_fiber();
+    void **top = (void **)(emulated_stacks[i] + EMULATED_STACK) - 2; /* aligned as calls expect it */
     *top = (void *)emulated_enter;
     t->stack = top - KEPT_REGISTERS;
   }
@@ -267,13 +268,9 @@ static UNWATCHED void emulate_block(unsigned threads, void (*kernel)(const void 
   emulated.host_fiber = __tsan_get_current_fiber();
 #endif
   emulated_release(&emulated.begin);
-  emulated_switch(emulated.thread[0].fiber);
+  emulated_switch(emulated_fibers[0]);
   emulated_swap(&emulated.host_stack, emulated.thread[0].stack);
   emulated_acquire(&emulated.end);
-#ifdef __SANITIZE_THREAD__
-  for (unsigned i = 0; i < threads; i++) __tsan_destroy_fiber(emulated.thread[i].fiber);
-#endif
-  free(stacks);
 }
 
 #include "device/group.cuh" // defines: Block, GROUP_SCRATCH
