@@ -144,7 +144,7 @@ test:
 ptxas-check:
 	@NVCC="$(NVCC)" NVCCFLAGS="-std=c++17 -O3 $(GENCODE) $(INCLUDE)" test/ptxas_check.sh $(if $(UPDATE),--update)
 # Blocks of CUDA threads, emulated by threads of the CPU, under the thread sanitizer.
-THREADED := $(addprefix build/cpu-thread/,test_block)
+THREADED := $(addprefix build/cpu-thread/,test_block test_flash)
 .PHONY: thread-check
 thread-check:
 	@$(MAKE) --no-print-directory $(PARALLEL) CUDA=0 SANITIZE=thread BUILD=build/cpu-thread $(THREADED)
