@@ -21,6 +21,11 @@ typedef struct Heads {
   int64_t ld;
 } Heads;
 
+/* Row strides of the six tensors of heads. */
+typedef struct AttentionStrides {
+  int64_t q, k, v, dq, dk, dv;
+} AttentionStrides;
+
 /* Bytes of `workspace` for the forward and for the backward. */
 size_t attention_forward_workspace(const Device *dev, DType dt, const AttentionShape *s);
 size_t attention_backward_workspace(const Device *dev, DType dt, const AttentionShape *s);
