@@ -30,6 +30,9 @@ static bool strides_fit(const AttentionCall *call) {
   return true;
 }
 
+/* One token alone is computed wrongly; up to 128 are engines of another kind, and not worth a plan. */
+enum { SHORTEST_T = 256 };
+
 /* Only chips of compute capability 9.0 have a backward for heads of more than 128. */
 static int64_t largest_head(int capability, bool backward) {
   return backward && capability != 90 ? 128 : 256;
@@ -45,7 +48,9 @@ bool attention_cudnn_supports(int capability, DType dt, const AttentionCall *cal
   if (capability < 80)
     return error_usage(why, "cuDNN's attention needs compute capability 8.0, not %d.%d", capability / 10,
                        capability % 10);
-  if (s->T < 2) return error_usage(why, "cuDNN's attention needs more than one token");
+  if (s->T < SHORTEST_T)
+    return error_usage(why, "cuDNN's attention is for %d tokens or more, not %lld", SHORTEST_T,
+                       (long long)s->T);
   if (s->HS % 8 != 0 || s->HS > largest)
     return error_usage(why, "cuDNN's attention %s takes head sizes up to %lld here, in steps of 8, not %lld",
                        pass, (long long)largest, (long long)s->HS);
@@ -75,11 +80,17 @@ static size_t whole_workspace(const AttentionCall *call, size_t own) {
                         : padded(own);
 }
 
+/* Engines: those of Hopper; those of Ampere, which Ada and the Blackwell of workstations (12.x) share and
+ * which add dq up once more; those of the large Blackwell. */
 size_t attention_cudnn_workspace(int capability, const AttentionCall *call) {
   const AttentionShape *s = &call->shape;
-  size_t elements = (size_t)(s->B * s->NH * s->T * s->HS), own = 0;
-  if (call->backward && s->NH != s->NKV) own += elements * 4; /* dk and dv of each query head, bf16 */
-  if (call->backward && capability < 90) own += elements * 4;
+  bool hopper = capability == 90, ampere = capability < 90 || capability >= 120;
+  size_t rows = (size_t)(s->B * s->NH), head = (size_t)s->HS, own = hopper ? 256 : 0;
+  bool grouped = s->NH != s->NKV;
+  if (!call->backward) return whole_workspace(call, own);
+  if (grouped) own += 2 * rows * (size_t)s->T * head * dtype_size(DT_BF16); /* dk and dv of each query head */
+  if (ampere) own += rows * (size_t)((s->T + 7) / 8 * 8) * head * sizeof(float);
+  if (!hopper && own > 0) own += 128;
   return whole_workspace(call, own);
 }
 

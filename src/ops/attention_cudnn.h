@@ -26,8 +26,8 @@ enum { ATTENTION_CUDNN_ALIGNMENT = 16 };
 bool attention_cudnn_supports(int capability, DType dt, const AttentionCall *call, bool deterministic,
                               Error *why);
 
-/* Bytes of workspace of a supported call, for a memory plan without the chip or the library: what every plan
- * of cuDNN 9.15 to 9.28 asks for on compute capability 8.0, 8.9, 9.0 and 10.0. */
+/* Bytes of workspace of a supported call, for a memory plan without the chip or the library. It is what the
+ * plans of cuDNN 9.15 to 9.28 ask for; where there is a plan, attention_plan_workspace() is the truth. */
 size_t attention_cudnn_workspace(int capability, const AttentionCall *call);
 
 typedef struct AttentionCudnn AttentionCudnn; /* the library, and the plans it has made */
