@@ -309,16 +309,20 @@ static void plans_are_kept(void **state) {
   AttentionCall call = call_of(1, 4096, 8, 2, 64, 0, false, false), longer = call, windowed = call;
   longer.shape.T = 8192;
   windowed.shape.window = 4096; /* which no query is short of */
-  assert_null(attention_cudnn_find(a, &call));
+  assert_null(attention_cudnn_find(a, &call.shape, false));
   const AttentionPlan *plan = attention_cudnn_plan(a, &call, &e);
   if (!plan) fail_msg("%s", e.text);
   assert_ptr_equal(attention_cudnn_plan(a, &call, &e), plan);
-  assert_ptr_equal(attention_cudnn_find(a, &windowed), plan);
-  assert_null(attention_cudnn_find(a, &longer));
+  assert_ptr_equal(attention_cudnn_find(a, &windowed.shape, false), plan);
+  assert_null(attention_cudnn_find(a, &longer.shape, false));
+  assert_null(attention_cudnn_find(a, &call.shape, true));
   windowed.shape.window = 4095;
-  assert_null(attention_cudnn_find(a, &windowed));
-  call.ld.v += 8;
-  assert_null(attention_cudnn_find(a, &call));
+  assert_null(attention_cudnn_find(a, &windowed.shape, false));
+  call.ld.v += 8; /* other rows: another plan */
+  const AttentionPlan *other = attention_cudnn_plan(a, &call, &e);
+  if (!other) fail_msg("%s", e.text);
+  assert_ptr_not_equal(other, plan);
+  assert_ptr_equal(attention_cudnn_find(a, &call.shape, false), other);
   attention_cudnn_close(a);
 }
 
@@ -335,7 +339,7 @@ static void refusals_are_kept(void **state) {
     assert_null(attention_cudnn_plan(a, &call, &e));
     assert_non_null(strstr(e.text, "no engine"));
   }
-  assert_null(attention_cudnn_find(a, &call));
+  assert_null(attention_cudnn_find(a, &call.shape, true));
   attention_cudnn_close(a);
 }
 

@@ -83,6 +83,13 @@ static bool open_saved_state(Run *r, Error *e) {
   return !r->resumed.path[0] || saved_state_check_model(&r->resumed, &r->o, &r->config, e);
 }
 
+/* Says so where a GPU's attention is not the fastest that there is. */
+static void prepare_attention(Run *r, const RunShape *shape) {
+  Error why = {0};
+  if (!schedule_prepare_attention(&r->config, shape, &r->dev, false, &why) && r->dev.kind == DEVICE_CUDA)
+    fprintf(stderr, "# attention without cuDNN: %.*s\n", (int)strcspn(why.text, "\n"), why.text);
+}
+
 bool run_open(Run *r, Error *e) {
   const Options *o = &r->o;
   r->lock = r->log.json = -1;
@@ -91,6 +98,7 @@ bool run_open(Run *r, Error *e) {
   if (o->dump_grads && !file_check_target(o->dump_grads, e)) return error_prefix(e, "--dump-grads ");
   if (!setup_config(&r->config, o, e) || !device_open(&r->dev, o->device, (int)o->threads, e)) return false;
   RunShape shape = setup_shape(o);
+  prepare_attention(r, &shape);
   r->schedule = schedule_new(&r->config, &shape, &r->dev);
   if (o->plan) return true;
   if (!open_saved_state(r, e) || !open_weights(r, e) || !open_data(r, e)) return false;

@@ -4,8 +4,6 @@
 #include "ops/attention.h"
 #include "ops/qk_prepare.h"
 
-#include <math.h>
-
 static Linear linear_of(const Model *m, int64_t unit, const ParamSpec *weight, const ParamSpec *bias) {
   Linear l = {};
   l.in = weight->cols;
@@ -56,18 +54,6 @@ void gradients_ready(Model *m, int64_t unit) {
           sum_of_squares(m->dev, model_gradient(m, unit, &specs[i]), DT_FP32, specs[i].rows * specs[i].cols);
 }
 
-static AttentionShape attention_shape(const Config *c, int64_t l, int64_t B, int64_t T) {
-  AttentionShape s = {};
-  s.B = B;
-  s.T = T;
-  s.NH = c->NH;
-  s.NKV = c->NKV;
-  s.HS = c->HS;
-  s.window = c->layers[l].window;
-  s.scale = 1.0f / sqrtf((float)c->HS);
-  return s;
-}
-
 static QkPrepare qk_prepare_of(const Model *m, const LayerWeights *w) {
   const Config *c = m->config;
   QkPrepare p = {};
@@ -92,7 +78,8 @@ typedef struct QkvHeads {
 
 /* qk: the prepared queries and keys when they are not in qkv itself, else NULL. */
 static QkvHeads qkv_heads(const Config *c, DType dt, void *qkv, void *qk) {
-  int64_t ld_qkv = (c->NH + 2 * c->NKV) * c->HS, ld_qk = qk ? (c->NH + c->NKV) * c->HS : ld_qkv;
+  AttentionStrides ld = schedule_attention_strides(c);
+  int64_t ld_qkv = ld.v, ld_qk = qk ? ld.q : ld.v;
   char *prepared = (char *)(qk ? qk : qkv);
   size_t e = dtype_size(dt);
   return QkvHeads{{prepared, ld_qk},
@@ -132,7 +119,7 @@ void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_
   if (at->attention != SKIPPED) {
     arena_enter(a, at->attention);
     QkvHeads h = qkv_heads_of(m, buf);
-    AttentionShape shape = attention_shape(c, l, B, T);
+    AttentionShape shape = schedule_attention(c, l, B, T);
     attention_forward(dev, dt, arena_get(a, buf->o), (float *)arena_get(a, buf->lse), h.q, h.k, h.v, &shape,
                       arena_get(a, m->schedule->attention_workspace));
   }
@@ -174,7 +161,7 @@ void layer_backward(Model *m, int64_t l) {
 
   arena_enter(a, at->attention);
   QkvHeads h = qkv_heads_of(m, buf), d = qkv_heads(c, dt, arena_get(a, s->d_qkv), NULL);
-  AttentionShape shape = attention_shape(c, l, B, T);
+  AttentionShape shape = schedule_attention(c, l, B, T);
   attention_backward(dev, dt, d.q, d.k, d.v, d_o, arena_get(a, buf->o), (const float *)arena_get(a, buf->lse),
                      h.q, h.k, h.v, &shape, arena_get(a, s->attention_workspace));
 

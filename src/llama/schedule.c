@@ -1,10 +1,10 @@
 #include "llama/schedule.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "dataloader.h"  /* defines: dataloader_prefetch_tokens */
 #include "mst_chunk.cuh" /* defines: mst_choose_rows */
-#include "ops/attention.h"
 
 /* ---- moments ---- */
 
@@ -291,6 +291,32 @@ static void declare_data(Schedule *s, const Config *c, const Device *dev) {
   plan_live(p, s->host_staging, s->load, s->load);
 }
 
+AttentionShape schedule_attention(const Config *c, int64_t l, int64_t B, int64_t T) {
+  return (AttentionShape){.B = B,
+                          .T = T,
+                          .NH = c->NH,
+                          .NKV = c->NKV,
+                          .HS = c->HS,
+                          .window = c->layers[l].window,
+                          .scale = 1.0f / sqrtf((float)c->HS)};
+}
+
+AttentionStrides schedule_attention_strides(const Config *c) {
+  int64_t qkv = (c->NH + 2 * c->NKV) * c->HS, qk = c->qk_norm ? (c->NH + c->NKV) * c->HS : qkv;
+  return (AttentionStrides){.q = qk, .k = qk, .v = qkv, .dq = qkv, .dk = qkv, .dv = qkv};
+}
+
+bool schedule_prepare_attention(const Config *c, const RunShape *shape, Device *dev, bool deterministic,
+                                Error *why) {
+  AttentionStrides ld = schedule_attention_strides(c);
+  bool all = true;
+  for (int64_t l = 0; l < c->L && all; l++) {
+    AttentionShape a = schedule_attention(c, l, shape->B, shape->T);
+    all = attention_prepare(dev, shape->dtype, &a, &ld, shape->training, deterministic, why);
+  }
+  return all;
+}
+
 static void declare_head_and_backward(Schedule *s, const Config *c, const Device *dev) {
   Plan *p = s->plan;
   const RunShape *r = &s->shape;
@@ -302,10 +328,9 @@ static void declare_head_and_backward(Schedule *s, const Config *c, const Device
   plan_live(p, s->head_n, s->head, s->head);
   plan_live(p, s->head_logits, s->head, s->head);
 
-  AttentionShape a = {.B = r->B, .T = r->T, .NH = c->NH, .NKV = c->NKV, .HS = c->HS};
   size_t workspace = 0;
   for (int64_t l = 0; l < c->L; l++) {
-    a.window = c->layers[l].window;
+    AttentionShape a = schedule_attention(c, l, r->B, r->T);
     size_t forward = attention_forward_workspace(dev, r->dtype, &a);
     size_t backward = r->training ? attention_backward_workspace(dev, r->dtype, &a) : 0;
     if (forward > workspace) workspace = forward;

@@ -26,7 +26,14 @@ typedef struct AttentionStrides {
   int64_t q, k, v, dq, dk, dv;
 } AttentionStrides;
 
-/* Bytes of `workspace` for the forward and for the backward. */
+/* Makes ready what calls of that shape, with those row strides, can be computed by faster: a vendor's plans,
+ * which take half a second each, so it is asked for before the first step. deterministic: the same bits from
+ * every run. False where there is no such thing, and the first line of *why says why; calls are computed all
+ * the same. */
+bool attention_prepare(Device *dev, DType dt, const AttentionShape *s, const AttentionStrides *ld,
+                       bool training, bool deterministic, Error *why);
+
+/* Bytes of `workspace` for the forward and for the backward, of shapes as they have been prepared. */
 size_t attention_forward_workspace(const Device *dev, DType dt, const AttentionShape *s);
 size_t attention_backward_workspace(const Device *dev, DType dt, const AttentionShape *s);
 

@@ -9,6 +9,9 @@
 #include <string.h>
 
 #include "ops/attention_tiles.cuh" // defines: Span, keys_of, queries_of, columns_of, tile_load, ...
+#ifdef __CUDACC__
+#include "ops/attention_cudnn_cuda.h"
+#endif
 
 /* The operands of one call. */
 template <typename T> struct Backward {
@@ -211,6 +214,10 @@ static void backward_two_passes(const Device *dev, DType dt, const Backward<T> *
 }
 
 size_t attention_backward_workspace(const Device *dev, DType dt, const AttentionShape *s) {
+#ifdef __CUDACC__
+  if (dev->kind == DEVICE_CUDA && attention_cudnn_prepared(dev, dt, s))
+    return attention_cudnn_backward_workspace(dev, dt, s);
+#endif
   int64_t lanes = backward_lanes(dev, dt, s);
   return (size_t)(delta_floats(s) + lanes * backward_scratch_floats(s)) * sizeof(float);
 }
@@ -234,6 +241,12 @@ static Backward<T> backward_operands(Heads dq, Heads dk, Heads dv, const void *d
 void attention_backward(Device *dev, DType dt, Heads dq, Heads dk, Heads dv, const void *dout, const void *o,
                         const float *lse, Heads q, Heads k, Heads v, const AttentionShape *s,
                         void *workspace) {
+#ifdef __CUDACC__
+  if (dev->kind == DEVICE_CUDA && attention_cudnn_prepared(dev, dt, s)) {
+    attention_cudnn_cuda_backward(dev, dt, dq, dk, dv, dout, o, lse, q, k, v, s, workspace);
+    return;
+  }
+#endif
   attention_check(dev, dt, s);
   float *scratch = (float *)workspace + delta_floats(s);
   if (dt == DT_BF16) {

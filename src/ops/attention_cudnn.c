@@ -145,26 +145,22 @@ void attention_cudnn_close(AttentionCudnn *a) {
 
 /* ---- plans ---- */
 
-/* Calls that are the same to cuDNN become equal: a window that no query is short of is none. */
+/* Calls that are the same to cuDNN become equal. */
 static AttentionCall normal(const AttentionCall *call) {
   AttentionCall c = *call;
-  if (c.shape.window >= c.shape.T) c.shape.window = 0;
+  c.shape.scale = 0;
+  if (c.shape.window >= c.shape.T) c.shape.window = 0; /* no query is short of it */
   if (!c.backward) c.ld.dq = c.ld.dk = c.ld.dv = 0;
   return c;
 }
 
-static bool same(const AttentionCall *a, const AttentionCall *b) {
-  const AttentionShape *s = &a->shape, *t = &b->shape;
-  const AttentionStrides *l = &a->ld, *m = &b->ld;
+static bool same_shape(const AttentionShape *s, const AttentionShape *t) {
   return s->B == t->B && s->T == t->T && s->NH == t->NH && s->NKV == t->NKV && s->HS == t->HS &&
-         s->window == t->window && s->scale == t->scale && l->q == m->q && l->k == m->k && l->v == m->v &&
-         l->dq == m->dq && l->dk == m->dk && l->dv == m->dv && a->backward == b->backward;
+         s->window == t->window;
 }
 
-static AttentionPlan *find(const AttentionCudnn *a, const AttentionCall *call) {
-  AttentionPlan *p = a->plans;
-  while (p && !same(&p->call, call)) p = p->next;
-  return p;
+static bool same_strides(const AttentionStrides *l, const AttentionStrides *m) {
+  return l->q == m->q && l->k == m->k && l->v == m->v && l->dq == m->dq && l->dk == m->dk && l->dv == m->dv;
 }
 
 static AttentionPlan *make(AttentionCudnn *a, const AttentionCall *call) {
@@ -179,17 +175,23 @@ static AttentionPlan *make(AttentionCudnn *a, const AttentionCall *call) {
 
 const AttentionPlan *attention_cudnn_plan(AttentionCudnn *a, const AttentionCall *call, Error *e) {
   AttentionCall c = normal(call);
-  AttentionPlan *p = find(a, &c);
+  AttentionPlan *p = a->plans;
+  while (p && !(same_shape(&p->call.shape, &c.shape) && same_strides(&p->call.ld, &c.ld) &&
+                p->call.backward == c.backward))
+    p = p->next;
   if (!p) p = make(a, &c);
   if (p->graph.plan) return p;
   *e = p->refusal;
   return NULL;
 }
 
-const AttentionPlan *attention_cudnn_find(const AttentionCudnn *a, const AttentionCall *call) {
-  AttentionCall c = normal(call);
-  AttentionPlan *p = find(a, &c);
-  return p && p->graph.plan ? p : NULL;
+const AttentionPlan *attention_cudnn_find(const AttentionCudnn *a, const AttentionShape *s, bool backward) {
+  AttentionCall c = {.shape = *s, .backward = backward};
+  c = normal(&c);
+  AttentionPlan *p = a->plans;
+  while (p && !(p->graph.plan && same_shape(&p->call.shape, &c.shape) && p->call.backward == backward))
+    p = p->next;
+  return p;
 }
 
 size_t attention_plan_workspace(const AttentionPlan *plan) {
@@ -203,41 +205,47 @@ typedef struct Numbers {
   float scale, masked, window, one;
 } Numbers;
 
-static bool run(AttentionCudnn *a, const AttentionPlan *plan, void *operands[GRAPH_TENSORS], void *workspace,
-                Error *e) {
-  const AttentionShape *s = &plan->call.shape;
+static bool run(AttentionCudnn *a, const AttentionPlan *plan, void *operands[GRAPH_TENSORS], float scale,
+                void *workspace, Error *e) {
   for (int id = 1; id < GRAPH_TENSORS; id++)
     CHECK((uintptr_t)operands[id] % ATTENTION_CUDNN_ALIGNMENT == 0, "attention: operand %d is not aligned",
           id);
-  Numbers n = {s->scale, -INFINITY, (float)s->window, 1.0f};
+  Numbers n = {scale, -INFINITY, (float)plan->call.shape.window, 1.0f};
   operands[GRAPH_SCALE] = &n.scale;
   operands[GRAPH_MASKED] = &n.masked;
-  if (s->window) operands[GRAPH_WINDOW] = &n.window;
+  if (plan->call.shape.window) operands[GRAPH_WINDOW] = &n.window;
   if (plan->call.backward) operands[GRAPH_ONE] = &n.one;
   return attention_graph_run(&plan->graph, &a->cudnn, a->handle, operands, workspace, e);
 }
 
-bool attention_cudnn_forward(AttentionCudnn *a, const AttentionPlan *plan, void *o, float *lse, const void *q,
-                             const void *k, const void *v, void *workspace, Error *e) {
-  void *operands[GRAPH_TENSORS] = {
-      [GRAPH_Q] = (void *)q, [GRAPH_K] = (void *)k, [GRAPH_V] = (void *)v, [GRAPH_O] = o, [GRAPH_LSE] = lse};
-  return run(a, plan, operands, workspace, e);
+static void check_strides(const AttentionPlan *plan, const AttentionStrides *ld) {
+  CHECK(same_strides(&plan->call.ld, ld), "attention: rows of q at %lld, planned for %lld", (long long)ld->q,
+        (long long)plan->call.ld.q);
 }
 
-bool attention_cudnn_backward(AttentionCudnn *a, const AttentionPlan *plan, void *dq, void *dk, void *dv,
-                              const void *dout, const void *o, const float *lse, const void *q, const void *k,
-                              const void *v, void *workspace, Error *e) {
+bool attention_cudnn_forward(AttentionCudnn *a, const AttentionPlan *plan, void *o, float *lse, Heads q,
+                             Heads k, Heads v, float scale, void *workspace, Error *e) {
+  check_strides(plan, &(AttentionStrides){q.ld, k.ld, v.ld, 0, 0, 0});
+  void *operands[GRAPH_TENSORS] = {
+      [GRAPH_Q] = q.data, [GRAPH_K] = k.data, [GRAPH_V] = v.data, [GRAPH_O] = o, [GRAPH_LSE] = lse};
+  return run(a, plan, operands, scale, workspace, e);
+}
+
+bool attention_cudnn_backward(AttentionCudnn *a, const AttentionPlan *plan, Heads dq, Heads dk, Heads dv,
+                              const void *dout, const void *o, const float *lse, Heads q, Heads k, Heads v,
+                              float scale, void *workspace, Error *e) {
+  check_strides(plan, &(AttentionStrides){q.ld, k.ld, v.ld, dq.ld, dk.ld, dv.ld});
   char *dq_sum = (char *)workspace + padded((size_t)plan->graph.workspace_bytes);
-  void *operands[GRAPH_TENSORS] = {[GRAPH_Q] = (void *)q,
-                                   [GRAPH_K] = (void *)k,
-                                   [GRAPH_V] = (void *)v,
+  void *operands[GRAPH_TENSORS] = {[GRAPH_Q] = q.data,
+                                   [GRAPH_K] = k.data,
+                                   [GRAPH_V] = v.data,
                                    [GRAPH_O] = (void *)o,
                                    [GRAPH_LSE] = (void *)lse,
                                    [GRAPH_DOUT] = (void *)dout,
-                                   [GRAPH_DQ] = dq,
-                                   [GRAPH_DK] = dk,
-                                   [GRAPH_DV] = dv,
+                                   [GRAPH_DQ] = dq.data,
+                                   [GRAPH_DK] = dk.data,
+                                   [GRAPH_DV] = dv.data,
                                    [GRAPH_DQ_SUM] = dq_sum,
                                    [GRAPH_ROW_DOT] = dq_sum + dq_sum_bytes(&plan->call.shape)};
-  return run(a, plan, operands, workspace, e);
+  return run(a, plan, operands, scale, workspace, e);
 }

@@ -10,7 +10,7 @@
 extern "C" {
 #endif
 
-/* What a plan is made for. Of a forward, the strides of the gradients do not matter. */
+/* What a plan is made for. The scale does not matter, nor do the gradients' strides in a forward. */
 typedef struct AttentionCall {
   AttentionShape shape;
   AttentionStrides ld;
@@ -43,17 +43,17 @@ void attention_cudnn_close(AttentionCudnn *a);
 /* The plan of a supported call: the one made before, or a new one, which takes half a second. NULL, with
  * cuDNN's word in *e, when it refuses; it is not asked a second time. */
 const AttentionPlan *attention_cudnn_plan(AttentionCudnn *a, const AttentionCall *call, Error *e);
-/* The plan if it has been made, else NULL. */
-const AttentionPlan *attention_cudnn_find(const AttentionCudnn *a, const AttentionCall *call);
+/* The plan that was made last for that shape, with whatever strides; NULL if none was made. */
+const AttentionPlan *attention_cudnn_find(const AttentionCudnn *a, const AttentionShape *s, bool backward);
 size_t attention_plan_workspace(const AttentionPlan *plan);
 
-/* As attention_forward and attention_backward, with the strides of the plan. The workspace is aligned to 256
- * bytes. False, with an Error, when cuDNN fails. */
-bool attention_cudnn_forward(AttentionCudnn *a, const AttentionPlan *plan, void *o, float *lse, const void *q,
-                             const void *k, const void *v, void *workspace, Error *e);
-bool attention_cudnn_backward(AttentionCudnn *a, const AttentionPlan *plan, void *dq, void *dk, void *dv,
-                              const void *dout, const void *o, const float *lse, const void *q, const void *k,
-                              const void *v, void *workspace, Error *e);
+/* As attention_forward and attention_backward, with the shape and the strides of the plan: of the heads, only
+ * the scale is free. The workspace is aligned to 256 bytes. False, with an Error, when cuDNN fails. */
+bool attention_cudnn_forward(AttentionCudnn *a, const AttentionPlan *plan, void *o, float *lse, Heads q,
+                             Heads k, Heads v, float scale, void *workspace, Error *e);
+bool attention_cudnn_backward(AttentionCudnn *a, const AttentionPlan *plan, Heads dq, Heads dk, Heads dv,
+                              const void *dout, const void *o, const float *lse, Heads q, Heads k, Heads v,
+                              float scale, void *workspace, Error *e);
 
 #ifdef __cplusplus
 }

@@ -6,6 +6,9 @@
 #include <omp.h>
 
 #include "ops/attention_tiles.cuh" // defines: Span, keys_of, columns_of, tile_load, tile_store, ...
+#ifdef __CUDACC__
+#include "ops/attention_cudnn_cuda.h"
+#endif
 
 /* The operands of one call. */
 template <typename T> struct Forward {
@@ -138,12 +141,32 @@ template <typename T> static void forward_all(const Device *dev, const Forward<T
   }
 }
 
-size_t attention_forward_workspace(const Device *dev, DType, const AttentionShape *s) {
+bool attention_prepare(Device *dev, DType dt, const AttentionShape *s, const AttentionStrides *ld,
+                       bool training, bool deterministic, Error *why) {
+#ifdef __CUDACC__
+  if (dev->kind == DEVICE_CUDA) return attention_cudnn_prepare(dev, dt, s, ld, training, deterministic, why);
+#endif
+  (void)dev, (void)dt, (void)s, (void)ld, (void)training, (void)deterministic;
+  return error_usage(why, "the CPU needs no plans");
+}
+
+size_t attention_forward_workspace(const Device *dev, DType dt, const AttentionShape *s) {
+#ifdef __CUDACC__
+  if (dev->kind == DEVICE_CUDA && attention_cudnn_prepared(dev, dt, s))
+    return attention_cudnn_forward_workspace(dev, dt, s);
+#endif
+  (void)dt;
   return (size_t)(forward_lanes(dev, s) * forward_scratch_floats(s)) * sizeof(float);
 }
 
 void attention_forward(Device *dev, DType dt, void *o, float *lse, Heads q, Heads k, Heads v,
                        const AttentionShape *s, void *workspace) {
+#ifdef __CUDACC__
+  if (dev->kind == DEVICE_CUDA && attention_cudnn_prepared(dev, dt, s)) {
+    attention_cudnn_cuda_forward(dev, dt, o, lse, q, k, v, s, workspace);
+    return;
+  }
+#endif
   attention_check(dev, dt, s);
   DISPATCH(dt, T, {
     Forward<T> a = {};
