@@ -278,8 +278,7 @@ static void backward_graph(Builder *b) {
   Desc dv = heads(b, IN_MEMORY, GRAPH_DV, s->NKV, b->ld->dv);
   Desc lse = rows(b, IN_MEMORY, GRAPH_LSE), scale = number(b, GRAPH_SCALE);
 
-  int64_t dims[4] = {s->B, s->NH, s->T, s->HS}, strides[4] = {s->T * ld_o, s->T * s->HS, ld_o, 1};
-  Desc dot = compute(b, CUDNN9_POINTWISE_MUL, dout, o, tensor(b, NOWHERE, 0, f32, dims, strides));
+  Desc dot = compute(b, CUDNN9_POINTWISE_MUL, dout, o, heads_apart(b, NOWHERE, 0, f32));
   dot = reduce(b, CUDNN9_REDUCE_TENSOR_ADD, dot, rows(b, NOWHERE, 0));
   /* where the pattern has the scale of a dropout */
   dot = compute(b, CUDNN9_POINTWISE_MUL, dot, number(b, GRAPH_ONE), rows(b, IN_MEMORY, GRAPH_ROW_DOT));
