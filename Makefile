@@ -91,6 +91,9 @@ $(BUILD)/test_%: $(BUILD)/test/test_%.cu.o $(OBJECTS)
 # sees the program's own allocations, not those inside libraries
 $(BUILD)/test_memory: LDLIBS += $(foreach f,malloc calloc realloc aligned_alloc posix_memalign mmap cudaMalloc,-Wl,--wrap=$(f))
 
+# cuDNN's place is taken by a stand-in where there is no GPU
+$(BUILD)/test_attention_cudnn: LDLIBS += -Wl,--wrap=cudnn_open
+
 # the program with a disk that fails, for test_faults
 $(BUILD)/train_llama_faulty: LDLIBS += $(foreach f,write fsync rename,-Wl,--wrap=$(f))
 $(BUILD)/train_llama_faulty: $(BUILD)/train_llama.cu.o $(BUILD)/test/fault_io.c.o $(OBJECTS)
