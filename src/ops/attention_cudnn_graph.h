@@ -21,7 +21,7 @@ typedef enum GraphTensor {
   GRAPH_DQ,
   GRAPH_DK,
   GRAPH_DV,
-  GRAPH_DQ_SUM,  /* [B, NH, T, HS] fp32: where dq is added up */
+  GRAPH_DQ_SUM,  /* [B, NH, T, HS] fp32: where dq is added up, which clears it first */
   GRAPH_ROW_DOT, /* [B, NH, T] fp32: the sum of dout * o of each row */
   GRAPH_SCALE,   /* one fp32: AttentionShape.scale */
   GRAPH_MASKED,  /* one fp32: -inf */
