@@ -14,6 +14,9 @@ extern "C" {
 
 #include "fake_cudnn.cuh" // defines: fake_cudnn
 #include "ops/attention_cudnn.h"
+#ifdef __CUDACC__
+#include "ops/attention_cudnn_cuda.h"
+#endif
 #include "tensor.cuh" // defines: Tensor, tensor_new, tensor_get, tensor_random, tensor_guards_whole
 
 /* The linker puts this in cudnn_open's place. */
@@ -121,7 +124,7 @@ static Tensor workspace_new(size_t bytes) {
 }
 
 /* Through attention.h, as a run does it. */
-static void compute_on_gpu(Device *dev, const Case *c, const Operands *t) {
+static void compute_on_device(Device *dev, const Case *c, const Operands *t) {
   AttentionShape s = shape_of(c);
   AttentionStrides ld = strides_of(c);
   Error why = {};
@@ -182,21 +185,26 @@ static void assert_close(const Case *c, const char *what, const Tensor *found, c
   if (!(d <= most)) fail_msg("%s: %s is off by %.2e, expected at most %.2e", c->name, what, d, most);
 }
 
+static void compare(const Case *c, const Operands *found, const Operands *expected) {
+  int64_t C = c->NH * c->HS, Ck = c->NKV * c->HS;
+  assert_close(c, "o", &found->o, &expected->o, 0, C, MOST);
+  assert_close(c, "lse", &found->lse, &expected->lse, 0, found->lse.cols, MOST_LSE);
+  assert_close(c, "dq", &found->d_qkv, &expected->d_qkv, 0, C, MOST);
+  assert_close(c, "dk", &found->d_qkv, &expected->d_qkv, C, C + Ck, MOST);
+  assert_close(c, "dv", &found->d_qkv, &expected->d_qkv, C + Ck, C + 2 * Ck, MOST);
+  const Tensor *watched[] = {&found->qk, &found->qkv, &found->dout, &found->o, &found->lse, &found->d_qkv};
+  for (const Tensor *t : watched) assert_true(tensor_guards_whole(t));
+}
+
+/* dev: the GPU, or NULL for the stand-in */
 static void check_case(Device *dev, const Case *c) {
   Operands expected = operands_new(c), found = operands_new(c);
   compute_on_cpu(c, &expected);
-  if (on_cuda())
-    compute_on_gpu(dev, c, &found);
+  if (dev)
+    compute_on_device(dev, c, &found);
   else
     compute_by_stand_in(c, &found);
-  int64_t C = c->NH * c->HS, Ck = c->NKV * c->HS;
-  assert_close(c, "o", &found.o, &expected.o, 0, C, MOST);
-  assert_close(c, "lse", &found.lse, &expected.lse, 0, found.lse.cols, MOST_LSE);
-  assert_close(c, "dq", &found.d_qkv, &expected.d_qkv, 0, C, MOST);
-  assert_close(c, "dk", &found.d_qkv, &expected.d_qkv, C, C + Ck, MOST);
-  assert_close(c, "dv", &found.d_qkv, &expected.d_qkv, C + Ck, C + 2 * Ck, MOST);
-  Tensor *watched[] = {&found.qk, &found.qkv, &found.dout, &found.o, &found.lse, &found.d_qkv};
-  for (Tensor *t : watched) assert_true(tensor_guards_whole(t));
+  compare(c, &found, &expected);
   operands_free(&expected);
   operands_free(&found);
 }
@@ -213,12 +221,47 @@ static const Case cases[] = {
 
 static void computes_the_attention(void **) {
   Device dev;
+  Cudnn cudnn;
+  Error e = {};
+  if (!cudnn_open(&cudnn, &e)) {
+    print_message("SKIPPED: %s\n", e.text);
+    skip();
+  }
   open_test_device(&dev, 0);
-  for (const Case &c : cases) check_case(&dev, &c);
+  for (const Case &c : cases) check_case(on_cuda() ? &dev : NULL, &c);
   device_close(&dev);
 }
 
+/* The way from attention.h to the library, on a device that claims to be a GPU. */
+static void goes_through_the_device(void **) {
+#ifdef __CUDACC__
+  if (on_cuda()) skip(); /* the other test does */
+  const Case c = {"on a device", 1, 256, 256, 2, 1, 8, 0, false};
+  CudaDevice hopper = {};
+  hopper.capability = 90;
+  Device dev = {};
+  dev.kind = DEVICE_CUDA;
+  dev.cuda = &hopper;
+  AttentionShape s = shape_of(&c), shorter = s;
+  AttentionStrides ld = strides_of(&c);
+  Error why = {};
+  assert_false(attention_prepare(&dev, DT_FP32, &s, &ld, true, false, &why));
+  assert_false(attention_prepare(&dev, DT_BF16, &s, &ld, true, true, &why));
+  assert_false(attention_cudnn_prepared(&dev, DT_BF16, &s));
+  check_case(&dev, &c);
+  assert_true(attention_cudnn_prepared(&dev, DT_BF16, &s));
+  assert_false(attention_cudnn_prepared(&dev, DT_FP32, &s));
+  shorter.T = 255;
+  assert_false(attention_cudnn_prepared(&dev, DT_BF16, &shorter));
+  dev.extra[EXTRA_ATTENTION].close(dev.extra[EXTRA_ATTENTION].data);
+#else
+  print_message("SKIPPED: the way to cuDNN through a CUDA device, in a build without CUDA\n");
+  skip();
+#endif
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(computes_the_attention)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(computes_the_attention),
+                                     cmocka_unit_test(goes_through_the_device)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
