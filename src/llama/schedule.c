@@ -310,9 +310,9 @@ bool schedule_prepare_attention(const Config *c, const RunShape *shape, Device *
                                 Error *why) {
   AttentionStrides ld = schedule_attention_strides(c);
   bool all = true;
-  for (int64_t l = 0; l < c->L && all; l++) {
+  for (int64_t l = 0; l < c->L; l++) {
     AttentionShape a = schedule_attention(c, l, shape->B, shape->T);
-    all = attention_prepare(dev, shape->dtype, &a, &ld, shape->training, deterministic, why);
+    if (!attention_prepare(dev, shape->dtype, &a, &ld, shape->training, deterministic, why)) all = false;
   }
   return all;
 }

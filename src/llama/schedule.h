@@ -121,7 +121,7 @@ AttentionShape schedule_attention(const Config *c, int64_t l, int64_t B, int64_t
 AttentionStrides schedule_attention_strides(const Config *c);
 
 /* Prepares the attention of every layer (attention_prepare); before schedule_new(), which then knows the
- * workspace. False, with the reason in *why, when some layer has none that is prepared. */
+ * workspace. False, with a reason in *why, when some layer has none that is prepared. */
 bool schedule_prepare_attention(const Config *c, const RunShape *shape, Device *dev, bool deterministic,
                                 Error *why);
 
