@@ -30,7 +30,7 @@ static bool strides_fit(const AttentionCall *call) {
   return true;
 }
 
-/* One token alone is computed wrongly; up to 128 are engines of another kind, and not worth a plan. */
+/* One token alone is not supported; up to 128 are for engines of another kind, and not worth a plan. */
 enum { SHORTEST_T = 256 };
 
 /* Only chips of compute capability 9.0 have a backward for heads of more than 128. */
