@@ -109,6 +109,13 @@ static bool open_saved_state(Run *r, Error *e) {
   return !r->resumed.path[0] || saved_state_check_model(&r->resumed, &r->o, &r->config, e);
 }
 
+/* Says so where a GPU's attention is not the fastest that there is. */
+static void prepare_attention(Run *r, const RunShape *shape) {
+  Error why = {0};
+  if (!schedule_prepare_attention(&r->config, shape, &r->dev, false, &why) && r->dev.kind == DEVICE_CUDA)
+    fprintf(stderr, "# attention without cuDNN: %.*s\n", (int)strcspn(why.text, "\n"), why.text);
+}
+
 static const AttentionMethod *layer_attention(const Run *r, const RunShape *shape, int64_t l, Error *e) {
   AttentionShape a = schedule_attention(&r->config, l, shape->B, shape->T);
   return attention_choose(&r->dev, shape->dtype, &a, e);
@@ -130,6 +137,7 @@ bool run_open(Run *r, Error *e) {
   if (o->dump_grads && !file_check_target(o->dump_grads, e)) return error_prefix(e, "--dump-grads ");
   if (!setup_config(&r->config, o, e) || !device_open(&r->dev, o->device, (int)o->threads, e)) return false;
   RunShape shape = setup_shape(o);
+  prepare_attention(r, &shape);
   if (!check_attention(r, &shape, e)) return false;
   r->schedule = schedule_new(&r->config, &shape, &r->dev);
   if (o->plan) return true;

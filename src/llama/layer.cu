@@ -99,7 +99,8 @@ typedef struct QkvHeads {
 
 /* qk: the prepared queries and keys when they are not in qkv itself, else NULL. */
 static QkvHeads qkv_heads(const Config *c, DType dt, void *qkv, void *qk) {
-  int64_t ld_qkv = (c->NH + 2 * c->NKV) * c->HS, ld_qk = qk ? (c->NH + c->NKV) * c->HS : ld_qkv;
+  AttentionStrides ld = schedule_attention_strides(c);
+  int64_t ld_qkv = ld.v, ld_qk = qk ? ld.q : ld.v;
   char *prepared = (char *)(qk ? qk : qkv);
   size_t e = dtype_size(dt);
   return QkvHeads{{prepared, ld_qk},

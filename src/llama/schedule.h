@@ -126,6 +126,15 @@ enum { STAGING_ELEMENTS = 1 << 20 };
 /* The attention of layer l on B sequences of T tokens. */
 AttentionShape schedule_attention(const Config *c, int64_t l, int64_t B, int64_t T);
 
+/* Rows of the attention's operands: queries and keys lie in those of qkv or, when they are normed, in a
+ * buffer of their own; all gradients in those of d_qkv. */
+AttentionStrides schedule_attention_strides(const Config *c);
+
+/* Prepares the attention of every layer (attention_prepare); before schedule_new(), which then knows the
+ * workspace. False, with a reason in *why, when some layer has none that is prepared. */
+bool schedule_prepare_attention(const Config *c, const RunShape *shape, Device *dev, bool deterministic,
+                                Error *why);
+
 /* Plans a run. The device is asked for its workspaces and limits only; nothing is allocated on it. */
 Schedule *schedule_new(const Config *c, const RunShape *shape, const Device *dev);
 void schedule_free(Schedule *s);
