@@ -109,6 +109,13 @@ static bool check_memory(const Options *o, Error *e) {
                        (long long)o->checkpoint_every, needs_layer);
   if (o->keep_attention != 0 && o->recompute != RECOMPUTE_LAYER)
     return error_usage(e, "--keep-attention: found it with --recompute none or mlp, %s", needs_layer);
+  if (o->attn_groups > 1 && o->recompute != RECOMPUTE_LAYER)
+    return error_usage(
+        e,
+        "--attn-groups: found %lld with --recompute none or mlp, expected --recompute layer: the "
+        "other modes keep\nall heads' queries, keys and values. Choose --recompute layer, or leave "
+        "the flag out.",
+        (long long)o->attn_groups);
   if (o->json && !o->plan)
     return error_usage(e, "--json: found no --plan, the only thing that is printed as JSON.\n"
                           "Add --plan, or leave --json out.");

@@ -91,6 +91,8 @@ bool run_open(Run *r, Error *e) {
   if (o->dump_grads && !file_check_target(o->dump_grads, e)) return error_prefix(e, "--dump-grads ");
   if (!setup_config(&r->config, o, e) || !device_open(&r->dev, o->device, (int)o->threads, e)) return false;
   RunShape shape = setup_shape(o);
+  /* a plan is the same on every machine, a run heeds what is there */
+  if (!o->plan) shape.most_bytes = (int64_t)device_free_bytes(&r->dev);
   r->schedule = schedule_new(&r->config, &shape, &r->dev);
   if (o->plan) return true;
   if (!open_saved_state(r, e) || !open_weights(r, e) || !open_data(r, e)) return false;
@@ -141,9 +143,10 @@ static bool write_run_json(const Run *r, int argc, char **argv, Error *e) {
       (long long)c->NKV, (long long)c->HS, (long long)c->FF, (long long)c->V);
   fprintf(f,
           "},\n  \"data_tokens\": %lld,\n  \"resumed_from_step\": %lld,\n  \"mlp_rows\": %lld,\n  "
-          "\"head_rows\": %lld,\n  \"options\": ",
+          "\"head_rows\": %lld,\n  \"attn_groups\": %lld,\n  \"options\": ",
           (long long)(r->train ? dataloader_tokens(r->train) : 0), (long long)run_first(r),
-          (long long)schedule_mlp_rows(r->schedule), (long long)schedule_head_rows(r->schedule));
+          (long long)schedule_mlp_rows(r->schedule), (long long)schedule_head_rows(r->schedule),
+          (long long)r->schedule->shape.attn_groups);
   flags_json(f, &r->o, 2);
   fputs("\n}\n", f);
   CHECK(fclose(f) == 0, "out of memory for run.json");
@@ -197,6 +200,8 @@ void run_print_plan(const Run *r) {
   printf("# mini-sequences: MLP %lld rows, LM head %lld rows, of %lld\n",
          (long long)schedule_mlp_rows(r->schedule), (long long)schedule_head_rows(r->schedule),
          (long long)schedule_rows(r->schedule));
+  if (schedule_grouped(r->schedule))
+    printf("# attention in %lld groups of heads\n", (long long)r->schedule->shape.attn_groups);
 }
 
 void run_print_start(const Run *r) {

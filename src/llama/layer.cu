@@ -1,9 +1,8 @@
 #include "llama/layer.h"
 
-#include "llama/optimizer.h" /* defines: optimizer_update_unit */
-#include "ops/adamw.h"       /* defines: sum_of_squares */
-#include "ops/attention.h"
-#include "ops/qk_prepare.h"
+#include "llama/layer_groups.h" /* defines: grouped_attention_forward, grouped_*_backward */
+#include "llama/optimizer.h"    /* defines: optimizer_update_unit */
+#include "ops/adamw.h"          /* defines: sum_of_squares */
 
 #include <math.h>
 
@@ -75,7 +74,7 @@ bool gradients_ready(Model *m, int64_t unit) {
   return true;
 }
 
-static AttentionShape attention_shape(const Config *c, int64_t l, int64_t B, int64_t T) {
+AttentionShape layer_attention_shape(const Config *c, int64_t l, int64_t B, int64_t T) {
   AttentionShape s = {};
   s.B = B;
   s.T = T;
@@ -87,7 +86,7 @@ static AttentionShape attention_shape(const Config *c, int64_t l, int64_t B, int
   return s;
 }
 
-static QkPrepare qk_prepare_of(const Model *m, const LayerWeights *w) {
+QkPrepare layer_qk_prepare(const Model *m, const LayerWeights *w) {
   const Config *c = m->config;
   QkPrepare p = {};
   p.NH = c->NH;
@@ -104,24 +103,19 @@ static QkPrepare qk_prepare_of(const Model *m, const LayerWeights *w) {
   return p;
 }
 
-/* The NH + 2 NKV heads of a row as the attention takes them. */
-typedef struct QkvHeads {
-  Heads q, k, v;
-} QkvHeads;
-
-/* qk: the prepared queries and keys when they are not in qkv itself, else NULL. */
-static QkvHeads qkv_heads(const Config *c, DType dt, void *qkv, void *qk) {
-  int64_t ld_qkv = (c->NH + 2 * c->NKV) * c->HS, ld_qk = qk ? (c->NH + c->NKV) * c->HS : ld_qkv;
+QkvHeads qkv_heads(int64_t NH, int64_t NKV, int64_t HS, DType dt, void *qkv, void *qk) {
+  int64_t ld_qkv = (NH + 2 * NKV) * HS, ld_qk = qk ? (NH + NKV) * HS : ld_qkv;
   char *prepared = (char *)(qk ? qk : qkv);
   size_t e = dtype_size(dt);
   return QkvHeads{{prepared, ld_qk},
-                  {prepared + (size_t)(c->NH * c->HS) * e, ld_qk},
-                  {(char *)qkv + (size_t)((c->NH + c->NKV) * c->HS) * e, ld_qkv}};
+                  {prepared + (size_t)(NH * HS) * e, ld_qk},
+                  {(char *)qkv + (size_t)((NH + NKV) * HS) * e, ld_qkv}};
 }
 
 static QkvHeads qkv_heads_of(Model *m, const LayerBuffers *buf) {
   void *qk = buf->qk == NO_BUFFER ? NULL : arena_get(&m->arena, buf->qk);
-  return qkv_heads(m->config, m->schedule->shape.dtype, arena_get(&m->arena, buf->qkv), qk);
+  const Config *c = m->config;
+  return qkv_heads(c->NH, c->NKV, c->HS, m->schedule->shape.dtype, arena_get(&m->arena, buf->qkv), qk);
 }
 
 static MlpInside mlp_inside_of(Model *m, int64_t l, const LayerBuffers *buf) {
@@ -145,13 +139,16 @@ void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_
     rmsnorm_forward(dev, dt, n1, arena_get(a, buf->x), w.norm1.w, N, c->C, w.norm1.eps);
     linear_forward(dev, dt, &w.qkv, qkv, n1, N, false);
     QkvHeads h = qkv_heads_of(m, buf);
-    QkPrepare prepare = qk_prepare_of(m, &w);
+    QkPrepare prepare = layer_qk_prepare(m, &w);
     qk_prepare_forward(dev, dt, h.q.data, h.q.ld, qkv, h.v.ld, &prepare, N);
   }
-  if (at->attention != SKIPPED) {
+  if (at->attention != SKIPPED && schedule_grouped(m->schedule)) {
+    arena_enter(a, at->attention);
+    grouped_attention_forward(m, l, buf, &w, B, T);
+  } else if (at->attention != SKIPPED) {
     arena_enter(a, at->attention);
     QkvHeads h = qkv_heads_of(m, buf);
-    AttentionShape shape = attention_shape(c, l, B, T);
+    AttentionShape shape = layer_attention_shape(c, l, B, T);
     attention_forward(dev, dt, arena_get(a, buf->o), (float *)arena_get(a, buf->lse), h.q, h.k, h.v, &shape,
                       arena_get(a, m->schedule->attention_workspace));
   }
@@ -170,40 +167,67 @@ void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_
   weights_release(m, l);
 }
 
-void layer_backward(Model *m, int64_t l) {
+static void qkv_backward(Model *m, int64_t l, const LayerWeights *w) {
   const Config *c = m->config;
+  const Schedule *s = m->schedule;
+  const LayerBuffers *buf = &s->again[l].buf;
+  const Arena *a = &m->arena;
+  Device *dev = m->dev;
+  DType dt = s->shape.dtype;
+  int64_t N = schedule_rows(s), ld = (c->NH + 2 * c->NKV) * c->HS;
+  void *dx = arena_get(a, s->dx), *d_qkv = arena_get(a, s->d_qkv);
+  void *x = arena_get(a, buf->x), *n1 = arena_get(a, buf->n1);
+  QkPrepare prepare = layer_qk_prepare(m, w);
+  qk_prepare_backward(dev, dt, d_qkv, c->qk_norm ? arena_get(a, buf->qkv) : NULL, ld, &prepare, N);
+  if (!s->keep[l].norm1) rmsnorm_forward(dev, dt, n1, x, w->norm1.w, N, c->C, w->norm1.eps);
+  linear_backward_weight(dev, dt, &w->qkv, d_qkv, n1, N);
+  linear_backward_input(dev, dt, &w->qkv, n1, d_qkv, N); /* the norm's output is done with: its gradient */
+  rmsnorm_backward(dev, dt, dx, w->norm1.dw, n1, x, w->norm1.w, N, c->C, w->norm1.eps, true);
+}
+
+static void attention_heads_backward(Model *m, int64_t l) {
+  const Config *c = m->config;
+  const Schedule *s = m->schedule;
+  const LayerBuffers *buf = &s->again[l].buf;
+  const Arena *a = &m->arena;
+  DType dt = s->shape.dtype;
+  QkvHeads h = qkv_heads_of(m, buf);
+  QkvHeads d = qkv_heads(c->NH, c->NKV, c->HS, dt, arena_get(a, s->d_qkv), NULL);
+  AttentionShape shape = layer_attention_shape(c, l, s->shape.B, s->shape.T);
+  attention_backward(m->dev, dt, d.q, d.k, d.v, arena_get(a, s->d_o), arena_get(a, buf->o),
+                     (const float *)arena_get(a, buf->lse), h.q, h.k, h.v, &shape,
+                     arena_get(a, s->attention_workspace));
+}
+
+void layer_backward(Model *m, int64_t l) {
   const Schedule *s = m->schedule;
   const BackwardMoments *at = &s->backward[l];
   const LayerBuffers *buf = &s->again[l].buf;
+  bool grouped = schedule_grouped(s);
   Arena *a = &m->arena;
   Device *dev = m->dev;
   DType dt = s->shape.dtype;
-  int64_t B = s->shape.B, T = s->shape.T, N = B * T;
+  int64_t N = schedule_rows(s);
 
   arena_enter(a, at->mlp);
   LayerWeights w = weights_acquire(m, l, true);
-  MlpInside inside = mlp_inside_of(m, l, buf);
-  mlp_backward(dev, dt, &w.mlp, arena_get(a, s->dx), arena_get(a, buf->x_mid), N, schedule_mlp_rows(s),
-               &inside);
+  if (grouped) {
+    grouped_mlp_backward(m, l, &w);
+  } else {
+    MlpInside inside = mlp_inside_of(m, l, buf);
+    mlp_backward(dev, dt, &w.mlp, arena_get(a, s->dx), arena_get(a, buf->x_mid), N, schedule_mlp_rows(s),
+                 &inside);
+  }
 
   arena_enter(a, at->out);
-  void *dx = arena_get(a, s->dx), *d_o = arena_get(a, s->d_o);
+  void *dx = arena_get(a, s->dx);
   linear_backward_weight(dev, dt, &w.o, dx, arena_get(a, buf->o), N);
-  linear_backward_input(dev, dt, &w.o, d_o, dx, N);
+  if (!grouped) linear_backward_input(dev, dt, &w.o, arena_get(a, s->d_o), dx, N);
 
   arena_enter(a, at->attention);
-  QkvHeads h = qkv_heads_of(m, buf), d = qkv_heads(c, dt, arena_get(a, s->d_qkv), NULL);
-  AttentionShape shape = attention_shape(c, l, B, T);
-  attention_backward(dev, dt, d.q, d.k, d.v, d_o, arena_get(a, buf->o), (const float *)arena_get(a, buf->lse),
-                     h.q, h.k, h.v, &shape, arena_get(a, s->attention_workspace));
+  grouped ? grouped_attention_backward(m, l, &w) : attention_heads_backward(m, l);
 
   arena_enter(a, at->qkv);
-  void *d_qkv = arena_get(a, s->d_qkv), *x = arena_get(a, buf->x), *n1 = arena_get(a, buf->n1);
-  QkPrepare prepare = qk_prepare_of(m, &w);
-  qk_prepare_backward(dev, dt, d_qkv, c->qk_norm ? arena_get(a, buf->qkv) : NULL, h.v.ld, &prepare, N);
-  if (!s->keep[l].norm1) rmsnorm_forward(dev, dt, n1, x, w.norm1.w, N, c->C, w.norm1.eps);
-  linear_backward_weight(dev, dt, &w.qkv, d_qkv, n1, N);
-  linear_backward_input(dev, dt, &w.qkv, n1, d_qkv, N); /* the norm's output is done with: its gradient */
-  rmsnorm_backward(dev, dt, dx, w.norm1.dw, n1, x, w.norm1.w, N, c->C, w.norm1.eps, true);
+  grouped ? grouped_qkv_backward(m, l, &w) : qkv_backward(m, l, &w);
   weights_release(m, l);
 }

@@ -4,6 +4,8 @@
 
 #include "llama/model.h"
 #include "mst_chunk.cuh" /* defines: Norm, Mlp */
+#include "ops/attention.h"
+#include "ops/qk_prepare.h"
 
 /* The weights of a layer as the code that computes with them sees them. */
 typedef struct LayerWeights {
@@ -23,6 +25,17 @@ void weights_release(Model *m, int64_t layer);
  * taken now, and with UPDATE_LAYER the unit is updated. False: the gradient is not finite, the unit was not
  * updated and the step stops here; m->stopped_at is the unit. */
 bool gradients_ready(Model *m, int64_t unit);
+
+/* The stage between projection and attention, and the attention, of all heads. */
+QkPrepare layer_qk_prepare(const Model *m, const LayerWeights *w);
+AttentionShape layer_attention_shape(const Config *c, int64_t l, int64_t B, int64_t T);
+
+/* The NH + 2 NKV heads of a row as the attention takes them. */
+typedef struct QkvHeads {
+  Heads q, k, v;
+} QkvHeads;
+/* qk: the prepared queries and keys when they are not in qkv itself, else NULL. */
+QkvHeads qkv_heads(int64_t NH, int64_t NKV, int64_t HS, DType dt, void *qkv, void *qk);
 
 /* The forward of layer l in the buffers and at the moments of `pass`; parts that it skips are not done. */
 void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_t T);

@@ -18,7 +18,6 @@ static ForwardMoments forward_moments(Plan *p, const char *pass, int64_t l, Forw
   return at;
 }
 
-static const ForwardMoments everything = {0, 0, 0, 0};
 static const ForwardMoments nothing = {SKIPPED, SKIPPED, SKIPPED, SKIPPED};
 
 /* First layer of the segment that layer l belongs to: its input is the segment's checkpoint. */
@@ -30,8 +29,15 @@ static bool is_checkpoint(const RunShape *r, int64_t l) {
   return segment_of(r, l) == l;
 }
 
+/* Where a pass first reads the layer's input. */
+static int pass_begin(const ForwardMoments *at) {
+  return at->qkv != SKIPPED ? at->qkv : at->attention != SKIPPED ? at->attention : at->out;
+}
+
 static void declare_moments(Schedule *s, int64_t L) {
   Plan *p = s->plan;
+  bool grouped = schedule_grouped(s);
+  ForwardMoments everything = {grouped ? SKIPPED : 0, 0, 0, 0}; /* projection and attention go by groups */
   const RunShape *r = &s->shape;
   s->load = plan_moment(p, "load and save");
   s->embedding_forward = plan_moment(p, "embedding forward");
@@ -52,7 +58,8 @@ static void declare_moments(Schedule *s, int64_t L) {
       s->rerun[i].at = forward_moments(p, "rerun", i, wanted);
     }
     const Keep *k = &s->keep[l];
-    ForwardMoments wanted = {k->qkv ? SKIPPED : 0, k->attention ? SKIPPED : 0, k->mid ? SKIPPED : 0, SKIPPED};
+    ForwardMoments wanted = {k->qkv || grouped ? SKIPPED : 0, k->attention ? SKIPPED : 0,
+                             k->mid || grouped ? SKIPPED : 0, SKIPPED};
     s->again[l].at = forward_moments(p, "again", l, wanted);
     s->backward[l].mlp = plan_moment(p, "backward mlp %lld", (long long)l);
     s->backward[l].out = plan_moment(p, "backward out %lld", (long long)l);
@@ -94,13 +101,20 @@ static BufferId activation(Schedule *s, PlanCategory category, int64_t bytes, co
 /* The buffers of layers that keep nothing: one set, used by all of them in turn. */
 static LayerBuffers shared_buffers(Schedule *s, const Config *c, const Sizes *z) {
   Plan *p = s->plan;
-  LayerBuffers b = {.x = NO_BUFFER, .x_out = NO_BUFFER, .qk = NO_BUFFER};
-  b.n1 = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z->stream, "norm1");
-  b.qkv = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z->qkv, "qkv");
-  if (c->qk_norm) b.qk = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z->qk, "qk");
+  LayerBuffers b = {.x = NO_BUFFER,
+                    .x_out = NO_BUFFER,
+                    .n1 = NO_BUFFER,
+                    .qkv = NO_BUFFER,
+                    .qk = NO_BUFFER,
+                    .x_mid = NO_BUFFER};
+  if (!schedule_grouped(s)) {
+    b.n1 = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z->stream, "norm1");
+    b.qkv = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z->qkv, "qkv");
+    if (c->qk_norm) b.qk = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z->qk, "qk");
+    b.x_mid = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z->stream, "x mid");
+  }
   b.o = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z->o, "o");
   b.lse = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z->lse, "lse");
-  b.x_mid = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z->stream, "x mid");
   b.mlp_n = plan_buffer(p, SPACE_DEVICE, CAT_MLP, z->n, "mlp norm");
   b.mlp_gu = plan_buffer(p, SPACE_DEVICE, CAT_MLP, z->gu, "mlp gate up");
   b.mlp_h = plan_buffer(p, SPACE_DEVICE, CAT_MLP, z->h, "mlp hidden");
@@ -122,11 +136,20 @@ static void keep_buffers(Schedule *s, const Config *c, const Sizes *z, int64_t l
   if (k->mlp) b->mlp_h = activation(s, CAT_KEPT, N * c->FF * e, "mlp hidden", l);
 }
 
+/* What both directions of the attention in head groups use. */
+static void live_in_group_attention(Schedule *s, int moment) {
+  const GroupBuffers *g = &s->group;
+  const BufferId ids[] = {g->weights, g->n1, g->qkv, g->qk, g->o};
+  for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) plan_live(s->plan, ids[i], moment, moment);
+}
+
 /* A pass through the forward uses its buffers from where it makes them to where it is done with them. */
-static void live_in_pass(Plan *p, const LayerPass *pass, BufferId attention_workspace) {
+static void live_in_pass(Schedule *s, const LayerPass *pass) {
+  Plan *p = s->plan;
   const ForwardMoments *at = &pass->at;
   const LayerBuffers *b = &pass->buf;
-  int first = at->qkv != SKIPPED ? at->qkv : at->out; /* of the moments that read x */
+  int first = pass_begin(at);
+  if (first == SKIPPED) return;
   if (at->qkv != SKIPPED) {
     int last = at->attention != SKIPPED ? at->attention : at->qkv;
     plan_live(p, b->n1, at->qkv, at->qkv);
@@ -134,7 +157,9 @@ static void live_in_pass(Plan *p, const LayerPass *pass, BufferId attention_work
     plan_live(p, b->qk, at->qkv, last);
   }
   if (at->attention != SKIPPED) {
-    plan_live(p, attention_workspace, at->attention, at->attention);
+    plan_live(p, s->attention_workspace, at->attention, at->attention);
+    if (schedule_grouped(s)) live_in_group_attention(s, at->attention);
+    plan_live(p, b->x, first, at->attention);
     plan_live(p, b->o, at->attention, at->out != SKIPPED ? at->out : at->attention);
     plan_live(p, b->lse, at->attention, at->attention);
   }
@@ -157,21 +182,34 @@ static void live_in_backward(Schedule *s, int64_t l, bool qk_norm) {
   const ForwardMoments *f = &s->forward[l].at, *a = &s->again[l].at;
   const BackwardMoments *b = &s->backward[l];
   const LayerBuffers *buf = &s->again[l].buf;
-  int qkv_from = k->qkv ? f->qkv : a->qkv;
-  plan_live(p, buf->qkv, qkv_from, qk_norm ? b->qkv : b->attention); /* the norm's backward reads its input */
-  plan_live(p, buf->qk, qkv_from, b->attention);
-  plan_live(p, buf->o, k->attention ? f->attention : a->attention, b->attention);
-  plan_live(p, buf->lse, k->attention ? f->attention : a->attention, b->attention);
-  plan_live(p, buf->x_mid, k->mid ? f->out : a->out, b->mlp);
+  int attention_from = k->attention ? f->attention : a->attention;
+  if (schedule_grouped(s)) {
+    live_in_group_attention(s, b->attention);
+    plan_live(p, s->group.x_mid, b->mlp, b->mlp);
+    plan_live(p, s->group.d_o, b->attention, b->attention);
+    plan_live(p, s->group.d_qkv, b->attention, b->attention);
+    plan_live(p, s->group.d_kv, b->attention, b->qkv);
+    plan_live(p, s->group.n1, b->qkv, b->qkv);
+    plan_live(p, s->group.d_rows, b->qkv, b->qkv);
+    plan_live(p, buf->o, attention_from, b->qkv); /* the gradient of the queries takes its place */
+    plan_live(p, buf->x, k->attention ? b->mlp : a->attention, b->qkv);
+  } else {
+    int qkv_from = k->qkv ? f->qkv : a->qkv;
+    plan_live(p, buf->qkv, qkv_from,
+              qk_norm ? b->qkv : b->attention); /* the norm's backward reads its input */
+    plan_live(p, buf->qk, qkv_from, b->attention);
+    plan_live(p, buf->o, attention_from, b->attention);
+    plan_live(p, buf->x_mid, k->mid ? f->out : a->out, b->mlp);
+    plan_live(p, s->d_o, b->out, b->attention);
+    plan_live(p, s->d_qkv, b->attention, b->qkv);
+    plan_live(p, buf->n1, k->norm1 ? f->qkv : b->qkv, b->qkv);
+    plan_live(p, buf->x, pass_begin(a) != SKIPPED ? pass_begin(a) : b->qkv, b->qkv);
+  }
+  plan_live(p, buf->lse, attention_from, b->attention);
   plan_live(p, buf->mlp_n, k->mlp ? f->mlp : b->mlp, b->mlp);
   plan_live(p, buf->mlp_gu, k->mlp ? f->mlp : b->mlp, b->mlp);
   plan_live(p, buf->mlp_h, k->mlp ? f->mlp : b->mlp, b->mlp);
-  plan_live(p, s->d_o, b->out, b->attention);
   plan_live(p, s->attention_workspace, b->attention, b->attention);
-  plan_live(p, s->d_qkv, b->attention, b->qkv);
-  plan_live(p, buf->n1, k->norm1 ? f->qkv : b->qkv, b->qkv);
-  int x_from = a->qkv != SKIPPED ? a->qkv : a->out != SKIPPED ? a->out : b->qkv;
-  plan_live(p, buf->x, x_from, b->qkv);
 }
 
 static void declare_layers(Schedule *s, const Config *c) {
@@ -205,17 +243,17 @@ static void declare_layers(Schedule *s, const Config *c) {
 
   plan_live(p, first[0], s->embedding_forward, s->embedding_forward);
   for (int64_t l = 0; l < c->L; l++) {
-    live_in_pass(p, &s->forward[l], s->attention_workspace);
+    live_in_pass(s, &s->forward[l]);
     /* between the layers */
-    plan_live(p, first[l + 1], s->forward[l].at.mlp, l + 1 < c->L ? s->forward[l + 1].at.qkv : s->head);
+    plan_live(p, first[l + 1], s->forward[l].at.mlp,
+              l + 1 < c->L ? pass_begin(&s->forward[l + 1].at) : s->head);
   }
   for (int64_t l = 0; l < c->L && s->shape.training; l++) {
     if (s->rerun[l].at.mlp != SKIPPED) {
-      live_in_pass(p, &s->rerun[l], s->attention_workspace);
+      live_in_pass(s, &s->rerun[l]);
       plan_live(p, later[l + 1], s->rerun[l].at.mlp, s->backward[l + 1].qkv);
     }
-    if (s->again[l].at.qkv != SKIPPED || s->again[l].at.out != SKIPPED)
-      live_in_pass(p, &s->again[l], s->attention_workspace);
+    live_in_pass(s, &s->again[l]);
     live_in_backward(s, l, c->qk_norm);
     if (is_checkpoint(&s->shape, l))
       plan_live(p, first[l], l ? s->forward[l - 1].at.mlp : s->embedding_forward, s->backward[l].qkv);
@@ -312,6 +350,30 @@ static void declare_data(Schedule *s, const Config *c, const Device *dev) {
   plan_live(p, s->host_staging, s->load, s->load);
 }
 
+static BufferId group_buffer(Schedule *s, int64_t bytes, const char *name) {
+  return plan_buffer(s->plan, SPACE_DEVICE, CAT_ACTIVATIONS, bytes, "%s", name);
+}
+
+static void declare_groups(Schedule *s, const Config *c, const Sizes *z) {
+  GroupBuffers *g = &s->group;
+  *g = (GroupBuffers){NO_BUFFER, NO_BUFFER, NO_BUFFER, NO_BUFFER, NO_BUFFER,
+                      NO_BUFFER, NO_BUFFER, NO_BUFFER, NO_BUFFER, NO_BUFFER};
+  if (!schedule_grouped(s)) return;
+  int64_t groups = s->shape.attn_groups, e = (int64_t)dtype_size(s->shape.dtype);
+  int64_t width = (c->NH + 2 * c->NKV) * c->HS;
+  g->qkv = group_buffer(s, z->qkv / groups, "group qkv");
+  if (c->qk_norm) g->qk = group_buffer(s, z->qk / groups, "group qk");
+  g->o = group_buffer(s, z->o / groups, "group o");
+  g->weights = group_buffer(s, width / groups * (c->C + 1) * e, "group weights");
+  g->n1 = group_buffer(s, z->n, "norm1 rows");
+  if (!s->shape.training) return;
+  g->d_o = group_buffer(s, z->o / groups, "group d o");
+  g->d_qkv = group_buffer(s, z->qkv / groups, "group d qkv");
+  g->d_kv = group_buffer(s, z->qkv - z->o, "d kv");
+  g->x_mid = group_buffer(s, z->n, "x mid rows");
+  g->d_rows = group_buffer(s, schedule_mlp_rows(s) * width * e, "d qkv rows");
+}
+
 static void declare_head_and_backward(Schedule *s, const Config *c, const Device *dev) {
   Plan *p = s->plan;
   const RunShape *r = &s->shape;
@@ -323,7 +385,8 @@ static void declare_head_and_backward(Schedule *s, const Config *c, const Device
   plan_live(p, s->head_n, s->head, s->head);
   plan_live(p, s->head_logits, s->head, s->head);
 
-  AttentionShape a = {.B = r->B, .T = r->T, .NH = c->NH, .NKV = c->NKV, .HS = c->HS};
+  int64_t groups = r->attn_groups;
+  AttentionShape a = {.B = r->B, .T = r->T, .NH = c->NH / groups, .NKV = c->NKV / groups, .HS = c->HS};
   size_t workspace = 0;
   for (int64_t l = 0; l < c->L; l++) {
     a.window = c->layers[l].window;
@@ -337,7 +400,8 @@ static void declare_head_and_backward(Schedule *s, const Config *c, const Device
 
   Sizes z = sizes_of(c, s);
   s->d_o = s->d_qkv = NO_BUFFER;
-  if (!r->training) return;
+  declare_groups(s, c, &z);
+  if (!r->training || schedule_grouped(s)) return;
   s->d_o = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z.o, "d o");
   s->d_qkv = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z.qkv, "d qkv");
 }
@@ -444,11 +508,28 @@ static void choose_chunks(const Config *c, RunShape *shape, const Device *dev) {
   if (head_auto) shape->head_chunk = mst_choose_rows(N, least, most, fits_under_peak, &t);
 }
 
-Schedule *schedule_new(const Config *c, const RunShape *shape, const Device *dev) {
+/* With that many groups, and the chunks chosen for them. */
+static Schedule *schedule_with_groups(const Config *c, const RunShape *shape, const Device *dev,
+                                      int64_t groups) {
   RunShape settled = *shape;
+  settled.attn_groups = groups;
   choose_chunks(c, &settled, dev);
   Schedule *s = schedule_for(c, &settled, dev);
   plan_pack(s->plan);
+  return s;
+}
+
+/* The automatic number of groups: the fewest that fit, or the most that there can be. */
+Schedule *schedule_new(const Config *c, const RunShape *shape, const Device *dev) {
+  bool automatic = shape->attn_groups == GROUPS_AUTO;
+  Schedule *s = schedule_with_groups(c, shape, dev, automatic ? 1 : shape->attn_groups);
+  if (!automatic || !shape->most_bytes || shape->recompute != RECOMPUTE_LAYER) return s;
+  for (int64_t groups = 2; groups <= c->NKV && plan_bytes(s->plan, SPACE_DEVICE) > shape->most_bytes;
+       groups++) {
+    if (c->NKV % groups) continue;
+    schedule_free(s);
+    s = schedule_with_groups(c, shape, dev, groups);
+  }
   return s;
 }
 

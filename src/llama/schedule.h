@@ -37,7 +37,7 @@ typedef enum UpdateMode {
   UPDATE_LAYER, /* of a unit as soon as its gradient is complete: one layer's gradient at a time */
 } UpdateMode;
 
-enum { CHUNK_WHOLE = 0, CHUNK_AUTO = -1, KEEP_ALL = -1 };
+enum { CHUNK_WHOLE = 0, CHUNK_AUTO = -1, KEEP_ALL = -1, GROUPS_AUTO = 0 };
 
 /* What the schedule depends on, besides the model and the device. */
 typedef struct RunShape {
@@ -50,7 +50,9 @@ typedef struct RunShape {
   int64_t checkpoint_every;      /* one layer input is kept for so many layers */
   UpdateMode update;             /* UPDATE_LAYER: A is 1 */
   int64_t mlp_chunk, head_chunk; /* rows of a mini-sequence; CHUNK_WHOLE, CHUNK_AUTO */
-  bool training;                 /* false: forward only, no gradients and no optimizer */
+  int64_t attn_groups; /* of key/value heads whose attention is computed at a time; 1 = all; GROUPS_AUTO */
+  int64_t most_bytes;  /* device bytes that GROUPS_AUTO tries to keep to; 0 = there is no bound */
+  bool training;       /* false: forward only, no gradients and no optimizer */
 } RunShape;
 
 /* What a layer holds from its forward to its backward, beside its input. */
@@ -88,9 +90,24 @@ typedef struct LayerPass {
   LayerBuffers buf;
 } LayerPass;
 
+/* What attention in head groups holds, with attn_groups > 1; NKV/groups key/value heads make a group. Of all
+ * N rows: */
+typedef struct GroupBuffers {
+  BufferId qkv;     /* [N, (NH + 2 NKV) HS / groups] */
+  BufferId qk;      /* [N, (NH + NKV) HS / groups] or NO_BUFFER */
+  BufferId o, d_o;  /* [N, NH HS / groups] each */
+  BufferId d_qkv;   /* [N, (NH + 2 NKV) HS / groups] */
+  BufferId d_kv;    /* [N, 2 NKV HS] of all groups; the queries' part is where o was */
+  BufferId weights; /* [(NH + 2 NKV) HS / groups, C] and a bias: the group's rows of the projection */
+  /* of a chunk of `mlp rows`: */
+  BufferId n1;     /* [., C] the norm's output */
+  BufferId x_mid;  /* [., C] */
+  BufferId d_rows; /* [., (NH + 2 NKV) HS] gradient of the projection */
+} GroupBuffers;
+
 typedef struct Schedule {
-  RunShape shape;                                                /* with the automatic chunks filled in */
-  Plan *plan;                                                    /* packed */
+  RunShape shape; /* with the automatic chunks and groups filled in */
+  Plan *plan;     /* packed */
   int load, embedding_forward, head, embedding_backward, update; /* moments */
 
   /* [L] each */
@@ -106,7 +123,8 @@ typedef struct Schedule {
   BufferId *absmax1, *absmax2; /* scales of 8-bit moments */
 
   BufferId dx;         /* [N, C] gradient of the stream; it takes the place of the head's input */
-  BufferId d_o, d_qkv; /* [N, NH HS], [N, (NH + 2 NKV) HS] */
+  BufferId d_o, d_qkv; /* [N, NH HS], [N, (NH + 2 NKV) HS]; NO_BUFFER in head groups */
+  GroupBuffers group;  /* all NO_BUFFER without head groups */
   BufferId attention_workspace;
   BufferId head_n, head_logits;        /* [head rows, C], [head rows, V] */
   BufferId head_row;                   /* [V] fp32: a row of logits on its way to the host */
@@ -129,6 +147,10 @@ void schedule_free(Schedule *s);
 /* Rows of all chunks together, B*T. */
 static inline int64_t schedule_rows(const Schedule *s) {
   return s->shape.B * s->shape.T;
+}
+/* Attention in head groups: a layer's q, k, v and x_mid are never whole. */
+static inline bool schedule_grouped(const Schedule *s) {
+  return s->shape.attn_groups > 1;
 }
 /* The chunk's rows as the loops use them: CHUNK_WHOLE resolved. */
 int64_t schedule_mlp_rows(const Schedule *s);
