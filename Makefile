@@ -53,7 +53,7 @@ SOURCES := $(wildcard src/*/*.c src/*/*.cu)
 OBJECTS := $(patsubst %,$(BUILD)/%.o,$(SOURCES))
 TESTS   := $(patsubst test/%,$(BUILD)/%,$(basename $(wildcard test/test_*.c test/test_*.cu)))
 
-.PHONY: all test tsan demo clean format format-check
+.PHONY: all test tsan valgrind demo clean format format-check
 all: train_llama
 
 train_llama: $(BUILD)/train_llama
@@ -118,6 +118,11 @@ build/tsan/test_prefetch: $(TSAN_SOURCES) $(wildcard *.h src/io/*.h src/base/*.h
 
 tsan: build/tsan/test_prefetch
 	TSAN_OPTIONS=halt_on_error=1 $<
+
+# Short runs under valgrind, which does not know the instructions of every machine.
+valgrind:
+	@$(MAKE) --no-print-directory $(PARALLEL) CUDA=0 NATIVE=0 BUILD=build/plain build/plain/train_llama
+	@test/valgrind.sh build/plain/train_llama
 
 # Fuzzing: each target runs for FUZZ_SECONDS from its corpus. A crash is put into the corpus, so that it fails
 # `make test` until it is mended; inputs that reach new code go to $(FUZZ)/found, and `make fuzz-merge` takes

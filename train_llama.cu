@@ -27,18 +27,18 @@ static double seconds_now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Mean loss over the valid targets of the first --eval-batches micro-batches of the validation data. */
+/* Mean loss over the valid targets of the validation data's first micro-batches. */
 static bool evaluate(Run *r, float *loss, Error *e) {
   double sum = 0;
   int64_t valid = 0;
   dataloader_rewind(r->val);
-  for (int64_t i = 0; i < r->o.eval_batches; i++) {
+  for (int64_t i = 0; i < run_eval_batches(r); i++) {
     StepBatch step = model_step_batch(&r->model, 1);
     if (!dataloader_next(r->val, &step, e)) return false;
     sum += model_evaluate(&r->model, &step);
     valid += step.valid_targets;
   }
-  *loss = valid ? (float)(sum / (double)valid) : 0.0f;
+  *loss = (float)(sum / (double)valid);
   return true;
 }
 
@@ -102,7 +102,7 @@ static bool train_step(Run *r, int64_t i, LogStep *s, Error *e) {
   const Options *o = &r->o;
   double start = seconds_now();
   StepBatch step = model_step_batch(&r->model, o->grad_accum);
-  if (!dataloader_next(r->train, &step, e)) return false;
+  if (!dataloader_next(r->train, &step, e)) return run_rescue(r, i - 1, e);
   AdamW a = adamw_of_step(r, i);
   double loss = model_forward_backward(&r->model, &step, &a), norm = gradient_norm(&r->model);
   bool finite = isfinite(loss) && isfinite(norm);
@@ -131,18 +131,22 @@ static bool is_due(int64_t every, int64_t step, bool last) {
   return last || (every && step % every == 0);
 }
 
-/* What follows a step: evaluation, log, sample, saved state. signal: one asks the run to stop; 0 = none. */
+/* What follows a step: evaluation, log, sample, saved state. signal: one asks the run to stop; 0 = none. When
+ * the data of an evaluation cannot be read, the step counts all the same. */
 static bool after_step(Run *r, LogStep *s, int signal, Error *e) {
   const Options *o = &r->o;
   int64_t i = s->step;
   bool last = i == run_last(r), demo = strcmp(o->model, "demo") == 0;
   bool samples = o->sample_every || (demo && dataloader_bytes(r->train));
-  if (r->val && !signal && is_due(o->eval_every, i, last)) {
-    if (!evaluate(r, &s->val_loss, e)) return false;
-    s->evaluated = true;
-  }
-  if (!log_step(&r->log, s, e) && !run_go_on(r, e)) return false;
-  if (samples && !signal && is_due(o->sample_every, i, last)) run_print_sample(r);
+  bool evaluates = r->val && !signal && is_due(o->eval_every, i, last);
+  Error of_log = {};
+  s->evaluated = evaluates && evaluate(r, &s->val_loss, e);
+  bool logged = log_step(&r->log, s, &of_log);
+  if (evaluates && !s->evaluated) return run_rescue(r, i, e);
+  if (!logged) *e = of_log;
+  if (!logged && !run_go_on(r, e)) return false;
+  if (samples && !signal && is_due(o->sample_every, i, last) && !run_print_sample(r, e))
+    return run_rescue(r, i, e);
   bool asked = signals_take_save(r->signals);
   if (!o->out || !(asked || is_due(o->save_every, i, last || signal))) return true;
   return run_save(r, i, e) || (!last && !signal && run_go_on(r, e));
@@ -171,12 +175,18 @@ static bool train(Run *r, Error *e) {
   return true;
 }
 
+/* What is printed is the result: it must have arrived. */
+static bool printed(Error *e) {
+  return (fflush(stdout) == 0 && !ferror(stdout)) ||
+         error_runtime(e, "standard output cannot be written: is the disk full?");
+}
+
 static bool run(Run *r, int argc, char **argv, Error *e) {
   if (!run_open(r, e)) return false;
-  if (r->o.plan) return run_print_plan(r), true;
+  if (r->o.plan) return run_print_plan(r), printed(e);
   run_print_start(r);
   if (r->o.dump_grads) return dump_gradients(r, e);
-  if (r->o.eval_only) return evaluate_only(r, e);
+  if (r->o.eval_only) return evaluate_only(r, e) && printed(e);
   if (run_first(r) >= run_last(r))
     return printf("# step %lld is done: nothing is left to do\n", (long long)run_first(r)), true;
   return run_begin_folder(r, argc, argv, e) && train(r, e);
@@ -203,8 +213,8 @@ int main(int argc, char **argv) {
   flags_defaults(&r.o);
   bool ok = flags_parse(&r.o, argc, argv, &e);
   if (ok && print_text(&r.o)) {
-    if (fflush(stdout) == 0 && !ferror(stdout)) return 0;
-    ok = error_runtime(&e, "standard output cannot be written: is the disk full?");
+    ok = printed(&e);
+    if (ok) return 0;
   }
   ok = ok && config_file_apply(&r.o, &e);
   if (ok) setup_demo_defaults(&r.o);

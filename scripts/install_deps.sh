@@ -36,6 +36,7 @@ groff-base|formats the manual page in a test|command -v groff'
 fi
 if ((lint)); then
   table+='
+valgrind|looks over short runs|command -v valgrind
 clang-format-14|checks the format of the sources|clang-format --version | grep "version 14"
 shellcheck|checks the shell scripts|command -v shellcheck'
 fi

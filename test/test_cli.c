@@ -45,6 +45,11 @@ static void test_help_and_version(void **state) {
 }
 
 /* Every refusal: exit code 2, a message that names what was found, and nothing written. */
+static void write_shard(const char *name, int version, const uint32_t *tokens, int64_t n) {
+  Error e;
+  if (!shard_write(path_of(name), version, tokens, n, 0, 0, &e)) fail_msg("%s", e.text);
+}
+
 static void test_refusals(void **state) {
   (void)state;
   static const struct {
@@ -60,7 +65,13 @@ static void test_refusals(void **state) {
       {"--train @/none*.bin", "none*.bin"},
       {"--train @/short.txt --seq-len 4096", "--seq-len"},
       {"--train @/bad.bin", "not a token shard"},
-      {"--train @/large.bin --seq-len 8 --batch 7", "300"}, /* all of it in the first step */
+      {"--train @/large.bin --seq-len 8", "token 20 "},
+      {"--train @/short.txt --seq-len 24", "found 28 tokens and no --val"},
+      {"--eval-only --train @/small.bin --seq-len 8", "found no --val"},
+      {"--eval-only --out @/refused", "writes nothing"},
+      {"--model @/bad.bin --train x.bin", "found a file, expected a Hugging Face folder"},
+      {"--rope-factor 4", "not scaled"},
+      {"--train @/small.bin --val @/masked.bin --seq-len 8", "no target that counts"},
       {"--val @/short.txt --seq-len 4096", "--seq-len"},
       {"--device cuda", "cuda"},
       {"--device tpu", "tpu"},
@@ -69,7 +80,7 @@ static void test_refusals(void **state) {
       {"--master fp32", "--master"},
       {"--lr 1e-4 --min-lr 1", "--min-lr"},
       {"--rope-scaling none --rope-factor 4", "--rope-factor"},
-      {"--train @/large.bin --seq-len 8 --sample-every 1", "--sample-every"},
+      {"--train @/small.bin --seq-len 8 --sample-every 1", "--sample-every"},
       {"--batch 1000000 --seq-len 1000000000", "1099511627776"},
       {"--model llama3.1-405b --batch 512 --seq-len 2147483647 --recompute none --plan", "1.15e+18"},
       {"surplus", "surplus"},
@@ -81,6 +92,7 @@ static void test_refusals(void **state) {
       {"--out @/short.txt/run", "short.txt"},
       {"--out @/taken", "run.json"},
       {"--dump-grads @/no/folder/g.safetensors " QUICK, "no/folder"},
+      {"--dump-grads @/taken " QUICK, "not a regular file"},
   };
   write_text("short.txt", "a text that is far too short");
   write_text("bad.conf", "batch 2\nlr high\n");
@@ -92,14 +104,18 @@ static void test_refusals(void **state) {
   junk[sizeof junk - 1] = 0;
   write_text("bad.bin", junk);
   uint32_t tokens[64];
-  for (uint32_t i = 0; i < 64; i++) tokens[i] = i == 20 ? 300 : i;
-  Error e;
-  if (!shard_write(path_of("large.bin"), 1, tokens, 64, 0, 0, &e)) fail_msg("%s", e.text);
+  for (uint32_t i = 0; i < 64; i++) tokens[i] = i;
+  write_shard("small.bin", 1, tokens, 64);
+  tokens[20] = 300;
+  write_shard("large.bin", 1, tokens, 64);
+  for (uint32_t i = 0; i < 64; i++) tokens[i] = i | TOKEN_MASKED;
+  write_shard("masked.bin", 8, tokens, 64);
   assert_int_equal(mkdir(path_of("taken"), 0777), 0);
   write_text("taken/run.json", "{}");
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     char arguments[512];
-    bool has_out = strstr(cases[i].arguments, "--out") || strstr(cases[i].arguments, "--dump-grads");
+    bool has_out = strstr(cases[i].arguments, "--out") || strstr(cases[i].arguments, "--dump-grads") ||
+                   strstr(cases[i].arguments, "--eval-only");
     snprintf(arguments, sizeof arguments, "%s %s", cases[i].arguments, has_out ? "" : "--out @/refused");
     expect(EXIT_USAGE, cases[i].message, arguments);
     if (exists("refused")) fail_msg("%s: something was written", arguments);
@@ -119,6 +135,29 @@ static double log_number(const char *name, int line, const char *key) {
   cJSON_Delete(json);
   free(text);
   return value;
+}
+
+/* What is printed is the result: that it got lost is an error. A run that saves something goes on. */
+static void test_lost_output(void **state) {
+  (void)state;
+  expect(EXIT_RUNTIME, "standard output", "--plan > /dev/full");
+  expect(EXIT_RUNTIME, "standard output", QUICK " --eval-only > /dev/full");
+  expect(0, "", QUICK " --steps 2 --out @/unread | head -n 1");
+  assert_true(exists("unread/step-00000002/DONE"));
+}
+
+/* A folder that happens to have the demo's name changes nothing. */
+static void test_folder_named_demo(void **state) {
+  (void)state;
+  char command[4096], program[1024];
+  const char *build = getenv("BUILD");
+  assert_non_null(realpath(build ? build : "build/cpu", program));
+  assert_int_equal(mkdir(path_of("demo"), 0777), 0);
+  snprintf(command, sizeof command, "cd %s && %s/train_llama --plan", folder, program);
+  assert_int_equal(shell(command), 0);
+  snprintf(command, sizeof command, "cd %s && %s/train_llama --model ./demo --plan", folder, program);
+  assert_int_equal(shell(command), EXIT_USAGE);
+  assert_non_null(strstr(said, "config.json"));
 }
 
 static void test_train_save_and_load(void **state) {
@@ -313,6 +352,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_help_and_version),
       cmocka_unit_test(test_refusals),
+      cmocka_unit_test(test_lost_output),
+      cmocka_unit_test(test_folder_named_demo),
       cmocka_unit_test(test_train_save_and_load),
       cmocka_unit_test(test_same_seed_same_run),
       cmocka_unit_test(test_own_text),

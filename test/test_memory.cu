@@ -291,7 +291,7 @@ static void test_use_after_death_panics(void **state) {
   tiny_close(&t);
 }
 
-static void test_poison_reaches_the_loss(void **state) {
+static void test_dead_buffers_are_poisoned(void **state) {
   (void)state;
   TinyModel t;
   tiny_open(&t, tiny_config(false, false), tiny_shape(1, 1, 8));
@@ -320,7 +320,7 @@ int main(void) {
       cmocka_unit_test(test_modes_are_ordered),
       cmocka_unit_test(test_update_layer_holds_one_gradient),
       cmocka_unit_test(test_use_after_death_panics),
-      cmocka_unit_test(test_poison_reaches_the_loss),
+      cmocka_unit_test(test_dead_buffers_are_poisoned),
       cmocka_unit_test(test_counter_sees_allocations),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

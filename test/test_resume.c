@@ -344,14 +344,67 @@ static void a_full_disk_loses_nothing(void **state) {
   assert_same_run("whole", "run", 6);
 }
 
+/* More tokens than are looked at before the start (the file is sparse), one of them beyond the vocabulary: it
+ * is met in the third step, whose run keeps what it did before. */
+static void bad_data_late(void **state) {
+  (void)state;
+  const int64_t n = ((int64_t)1 << 28) + 1;
+  const int32_t header[3] = {20240520, 1, (int32_t)n};
+  const uint16_t bad = 71;
+  FILE *f = fopen(path_of("sparse.bin"), "wb");
+  assert_non_null(f);
+  assert_int_equal(fwrite(header, sizeof header, 1, f), 1);
+  assert_int_equal(fseek(f, 1024 + 2 * (2 * 32 + 5), SEEK_SET), 0);
+  assert_int_equal(fwrite(&bad, sizeof bad, 1, f), 1);
+  assert_int_equal(fflush(f), 0);
+  assert_int_equal(ftruncate(fileno(f), 1024 + 2 * n), 0);
+  assert_int_equal(fclose(f), 0);
+  static const char arguments[] =
+      "--model test/fixtures/llama3.2 --train @/sparse.bin --shuffle no --seq-len 16 --batch 2 --steps 5";
+  char command[512];
+  snprintf(command, sizeof command, "%s --out @/late", arguments);
+  expect(EXIT_RUNTIME, "sparse.bin: token 69 ", command);
+  assert_non_null(strstr(said, "The state after step 2 is saved"));
+  assert_true(exists("late/step-00000002/DONE"));
+  /* once more: the next step is looked at first, and nothing is written */
+  snprintf(command, sizeof command, "%s --out @/late --resume", arguments);
+  expect(EXIT_USAGE, "sparse.bin: token 69 ", command);
+}
+
+/* Validation data that change under the run end it at its next evaluation; the steps before are kept. */
+static void validation_data_change(void **state) {
+  (void)state;
+  write_shard("val.bin", 2, 500, 77);
+  pid_t child = start(TINY "--val @/val.bin --steps 100000 --eval-every 20 --out @/run");
+  wait_for_lines(child, "run/log.jsonl", 3);
+  FILE *f = fopen(path_of("val.bin"), "ab");
+  assert_non_null(f);
+  assert_int_equal(fwrite("more", 4, 1, f), 1);
+  assert_int_equal(fclose(f), 0);
+  assert_int_equal(finish(child), EXIT_RUNTIME);
+  static double steps[100000];
+  int n = log_numbers("run/log.jsonl", "step", steps, 100000);
+  char state_path[64];
+  snprintf(state_path, sizeof state_path, "run/step-%08d/DONE", (int)steps[n - 1]);
+  assert_int_equal((int)steps[n - 1] % 20, 0);
+  if (!exists(state_path)) fail_msg("%s is not there", state_path);
+}
+
 int main(void) {
 #define RESUME_TEST(name) cmocka_unit_test_setup_teardown(name, setup, program_teardown)
   const struct CMUnitTest tests[] = {
-      RESUME_TEST(a_stopped_run_is_the_same), RESUME_TEST(resume_without_a_state_starts),
-      RESUME_TEST(another_run_is_refused),    RESUME_TEST(a_named_state_goes_on_elsewhere),
-      RESUME_TEST(a_preempted_job_goes_on),   RESUME_TEST(a_signal_saves_and_ends),
-      RESUME_TEST(usr1_saves_and_goes_on),    RESUME_TEST(a_second_signal_ends_at_once),
-      RESUME_TEST(bad_numbers_stop_the_run),  RESUME_TEST(a_full_disk_loses_nothing),
+      RESUME_TEST(a_stopped_run_is_the_same),
+      RESUME_TEST(resume_without_a_state_starts),
+      RESUME_TEST(another_run_is_refused),
+      RESUME_TEST(a_named_state_goes_on_elsewhere),
+      RESUME_TEST(a_preempted_job_goes_on),
+      RESUME_TEST(a_signal_saves_and_ends),
+      RESUME_TEST(usr1_saves_and_goes_on),
+      RESUME_TEST(a_second_signal_ends_at_once),
+      RESUME_TEST(bad_numbers_stop_the_run),
+      RESUME_TEST(a_full_disk_loses_nothing),
+      RESUME_TEST(bad_data_late),
+      RESUME_TEST(validation_data_change),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

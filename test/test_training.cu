@@ -28,23 +28,28 @@ static void test_learning_rate(void **state) {
     assert_rate(&s, 10, 1.0);
   }
   s.kind = LR_COSINE;
-  assert_rate(&s, 60, 0.55); /* half-way */
-  assert_rate(&s, 35, 0.1 + 0.9 * 0.5 * (1 + sqrt(0.5)));
-  assert_rate(&s, 110, 0.1);
+  assert_rate(&s, 11, 1.0);
+  assert_rate(&s, 61, 0.55); /* half-way */
+  assert_rate(&s, 36, 0.1 + 0.9 * 0.5 * (1 + sqrt(0.5)));
+  assert_rate(&s, 111, 0.1); /* would be the next */
   s.kind = LR_LINEAR;
-  assert_rate(&s, 35, 0.775);
-  assert_rate(&s, 110, 0.1);
+  assert_rate(&s, 36, 0.775);
+  assert_rate(&s, 110, 0.109);
   s.kind = LR_CONSTANT;
   assert_rate(&s, 110, 1.0);
   s.kind = LR_WSD; /* stable to step 88, then a line over the last 22 */
   assert_rate(&s, 88, 1.0);
-  assert_rate(&s, 99, 0.55);
-  assert_rate(&s, 110, 0.1);
+  assert_rate(&s, 89, 1.0);
+  assert_rate(&s, 100, 0.55);
+  assert_rate(&s, 111, 0.1);
   s.warmup = 0; /* no warm-up: the first step is not 0 / 0 */
   s.kind = LR_CONSTANT;
   assert_rate(&s, 1, 1.0);
-  s.steps = s.warmup = 1;
+  s.min_lr = 0; /* a run of one step trains */
+  s.steps = 1;
   s.kind = LR_COSINE;
+  assert_rate(&s, 1, 1.0);
+  s.warmup = 1;
   assert_rate(&s, 1, 1.0);
 }
 

@@ -90,10 +90,15 @@ static inline void tiny_close(TinyModel *t) {
 
 typedef enum TinyTensors { TINY_WEIGHTS, TINY_GRADIENTS } TinyTensors;
 
-/* All weights (fp32 runs) or gradients, one after the other; *n elements, to be freed. */
-static inline float *tiny_tensors(const TinyModel *t, TinyTensors what, int64_t *n) {
+enum { TINY_MAX_TENSORS = 64 };
+
+/* All weights (fp32 runs) or gradients, one after the other; *n elements, to be freed. ends: where each
+ * tensor ends; the rest of it holds n. */
+static inline float *tiny_tensors_with_ends(const TinyModel *t, TinyTensors what, int64_t *n,
+                                            int64_t ends[TINY_MAX_TENSORS]) {
   const ParamTable *table = &t->model.params;
   float *all = NULL;
+  int tensors = 0;
   *n = 0;
   for (int64_t u = 0; u < params_units(table); u++) {
     int count;
@@ -106,9 +111,17 @@ static inline float *tiny_tensors(const TinyModel *t, TinyTensors what, int64_t 
                                               : (void *)model_gradient(&t->model, u, &specs[i]);
       memcpy(all + *n, from, (size_t)elements * sizeof *all);
       *n += elements;
+      CHECK(tensors < TINY_MAX_TENSORS, "more than %d tensors", tensors);
+      ends[tensors++] = *n;
     }
   }
+  for (; tensors < TINY_MAX_TENSORS; tensors++) ends[tensors] = *n;
   return all;
+}
+
+static inline float *tiny_tensors(const TinyModel *t, TinyTensors what, int64_t *n) {
+  int64_t ends[TINY_MAX_TENSORS];
+  return tiny_tensors_with_ends(t, what, n, ends);
 }
 
 #endif

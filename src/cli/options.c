@@ -17,12 +17,11 @@ static bool check_model_and_data(const Options *o, Error *e) {
         "--train: found none, expected token shards or .txt files for the model \"%s\": only the\n"
         "demo preset has text of its own. Give --train GLOB.",
         o->model);
-  if (!demo && o->eval_only && !o->plan && !o->val)
-    return error_usage(
-        e,
-        "--eval-only: found no --val, expected token shards or .txt files for the model \"%s\":\n"
-        "only the demo preset has text of its own. Give --val GLOB.",
-        o->model);
+  if (!demo && o->eval_only && !o->plan && !o->val && !o->train)
+    return error_usage(e,
+                       "--eval-only: found no --val, expected token shards or .txt files for the model "
+                       "\"%s\":\nonly the demo preset has text of its own. Give --val GLOB.",
+                       o->model);
   int64_t rows, tokens;
   if (__builtin_mul_overflow(o->batch, o->seq_len, &rows) ||
       __builtin_mul_overflow(rows, o->grad_accum, &tokens) || tokens > max_step_tokens)
@@ -144,11 +143,11 @@ static bool check_running(const Options *o, Error *e) {
                        "--dump-grads: found it with --out %s; it stops after the first step's gradients and "
                        "makes no run folder.\nLeave one of the two out.",
                        o->out);
-  static const char *const of_training[] = {"steps", "stop-after", "save-every"};
+  static const char *const of_training[] = {"steps", "stop-after", "save-every", "out"};
   for (size_t i = 0; o->eval_only && i < sizeof of_training / sizeof of_training[0]; i++)
     if (flags_typed(o, of_training[i]))
       return error_usage(e,
-                         "--eval-only: found it with --%s; an evaluation takes no step.\n"
+                         "--eval-only: found it with --%s; an evaluation takes no step and writes nothing.\n"
                          "Leave --%s out (--eval-batches says how much is evaluated).",
                          of_training[i], of_training[i]);
   return true;

@@ -1,5 +1,6 @@
 #include "cli/run.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,9 +12,12 @@
 #include "io/demo_text.h"   /* defines: demo_prompt */
 #include "io/file.h"        /* defines: file_check_target, file_write_text */
 #include "io/json_out.h"    /* defines: json_string */
+#include "io/run_folder.h"  /* defines: run_folder_check_new, run_folder_newest */
 #include "llama/hf_model.h" /* defines: hf_model_check, hf_model_load */
 #include "llama/sample.h"   /* defines: sample_bytes */
 #include "ops/matmul.h"     /* defines: matmul_measure_rate */
+
+enum { SAMPLE_BYTES = 400, SAMPLE_PROMPT = 64 }; /* of a sample, without and in its prompt */
 
 /* ---- opening ---- */
 
@@ -55,12 +59,25 @@ static bool check_sampling(const Run *r, Error *e) {
 }
 
 /* Reads what the next step would read: a token that the model does not have shows here, not after a start. */
-static bool peek(Run *r, DataLoader *d, Error *e) {
-  if (!d) return true;
-  DataPosition here = dataloader_position(d);
+static bool peek_step(Run *r, Error *e) {
+  if (!r->train) return true;
+  DataPosition here = dataloader_position(r->train);
   StepBatch step = model_step_batch(&r->model, r->o.grad_accum);
-  bool ok = dataloader_next(d, &step, e);
-  return ok && dataloader_seek(d, &here, e);
+  return dataloader_next(r->train, &step, e) && dataloader_seek(r->train, &here, e);
+}
+
+/* The same for an evaluation, which also needs a target. */
+static bool peek_evaluation(Run *r, Error *e) {
+  int64_t valid = 0;
+  for (int64_t i = 0; i < run_eval_batches(r); i++) {
+    StepBatch step = model_step_batch(&r->model, 1);
+    if (!dataloader_next(r->val, &step, e)) return false;
+    valid += step.valid_targets;
+  }
+  if (r->val) dataloader_rewind(r->val);
+  return !r->val || valid > 0 ||
+         error_usage(e, "--val: found no target that counts in what is evaluated, since all are masked.\n"
+                        "Give other data, or larger --eval-batches.");
 }
 
 /* From here on the data of the next step are read while this one computes. */
@@ -68,6 +85,12 @@ static bool read_ahead(Run *r, Error *e) {
   if (!r->train || r->o.eval_only) return true;
   uint32_t *raw = arena_get(&r->model.arena, r->schedule->host_ahead);
   return dataloader_prefetch(r->train, raw, r->o.grad_accum, e);
+}
+
+/* What lies in --out already is refused before weights are read; it is looked at again, and locked, once
+ * everything else is known to be good. */
+static bool check_out(const Options *o, Error *e) {
+  return !o->out || o->resume || access(o->out, F_OK) != 0 || run_folder_check_new(o->out, e);
 }
 
 /* The data, from where the resumed run was in them. */
@@ -95,11 +118,11 @@ bool run_open(Run *r, Error *e) {
   if (!o->plan) shape.most_bytes = (int64_t)device_free_bytes(&r->dev);
   r->schedule = schedule_new(&r->config, &shape, &r->dev);
   if (o->plan) return true;
-  if (!open_saved_state(r, e) || !open_weights(r, e) || !open_data(r, e)) return false;
+  if (!check_out(o, e) || !open_saved_state(r, e) || !open_weights(r, e) || !open_data(r, e)) return false;
   r->roof = matmul_measure_rate(&r->dev, 0.03);
   r->libraries_bytes = process_resident_bytes();
   return model_open(&r->model, &r->config, r->schedule, &r->dev, false, e) && load_weights(r, e) &&
-         peek(r, r->train, e) && peek(r, r->val, e) && read_ahead(r, e);
+         peek_step(r, e) && peek_evaluation(r, e) && read_ahead(r, e);
 }
 
 void run_close(Run *r) {
@@ -157,8 +180,17 @@ static bool write_run_json(const Run *r, int argc, char **argv, Error *e) {
 }
 
 bool run_begin_folder(Run *r, int argc, char **argv, Error *e) {
+  /* a run that leaves something behind outlives the reader of its output, `| head` for instance */
+  if (r->o.out) signal(SIGPIPE, SIG_IGN);
   return !r->o.out ||
          (saved_state_prepare_folder(&r->lock, &r->resumed, &r->o, e) && write_run_json(r, argc, argv, e));
+}
+
+int64_t run_eval_batches(const Run *r) {
+  if (!r->val) return 0;
+  int64_t whole = dataloader_windows(r->val) / r->o.batch;
+  if (whole < 1) whole = 1;
+  return whole < r->o.eval_batches ? whole : r->o.eval_batches;
 }
 
 int64_t run_first(const Run *r) {
@@ -187,6 +219,22 @@ bool run_save(Run *r, int64_t step, Error *e) {
         e, "the state after step %lld could not be saved; older ones are untouched: ", (long long)step);
   printf("# saved %s/step-%08lld\n", r->o.out, (long long)step);
   return true;
+}
+
+bool run_rescue(Run *r, int64_t done, Error *e) {
+  Error failure = *e, unsaved = {0};
+  char newest[RUN_PATH];
+  int64_t step = -1;
+  e->code = EXIT_RUNTIME;
+  if (!r->o.out || done <= run_first(r)) return false;
+  bool saved = run_folder_newest(newest, &step, r->o.out) && step == done;
+  if (!saved && !run_save(r, done, &unsaved)) {
+    error_runtime(e, "%s\n%s", failure.text, unsaved.text);
+    return false;
+  }
+  error_runtime(e, "%s\nThe state after step %lld is saved; --resume goes on from there.", failure.text,
+                (long long)done);
+  return false;
 }
 
 /* ---- what is printed ---- */
@@ -222,10 +270,33 @@ void run_print_start(const Run *r) {
     printf("# resumed after step %lld from %s\n", (long long)run_first(r), r->resumed.path);
 }
 
-void run_print_sample(Run *r) {
-  char *prompt = demo_prompt((uint64_t)r->o.seed + 2);
+/* A prompt of the kind of text that the model learns: a new beginning of the demo's, or the beginning of the
+ * validation text. To be freed by the caller. */
+static char *sample_prompt(Run *r, int64_t *length, Error *e) {
+  char *prompt;
+  if (!r->o.train) {
+    prompt = demo_prompt((uint64_t)r->o.seed + 2);
+    *length = (int64_t)strlen(prompt);
+    return prompt;
+  }
+  DataLoader *d = r->val ? r->val : r->train;
+  DataPosition here = dataloader_position(d);
+  StepBatch step = model_step_batch(&r->model, d == r->train ? r->o.grad_accum : 1);
+  if (!dataloader_next(d, &step, e) || !dataloader_seek(d, &here, e)) return NULL;
+  *length = step.T < SAMPLE_PROMPT ? step.T : SAMPLE_PROMPT;
+  prompt = malloc((size_t)*length);
+  CHECK(prompt, "out of memory for a prompt");
+  for (int64_t i = 0; i < *length; i++) prompt[i] = (char)step.tokens[i];
+  return prompt;
+}
+
+bool run_print_sample(Run *r, Error *e) {
+  int64_t length;
+  char *prompt = sample_prompt(r, &length, e);
+  if (!prompt) return false;
   printf("---- sample ----\n");
-  sample_bytes(&r->model, stdout, prompt, 400, 0.5, (uint64_t)r->o.seed);
+  sample_bytes(&r->model, stdout, prompt, length, SAMPLE_BYTES, 0.5, (uint64_t)r->o.seed);
   printf("----------------\n");
   free(prompt);
+  return true;
 }

@@ -45,8 +45,16 @@ bool run_begin_folder(Run *r, int argc, char **argv, Error *e);
 int64_t run_first(const Run *r);
 int64_t run_last(const Run *r);
 
+/* Micro-batches of an evaluation: --eval-batches of them, but none that needs a sequence for the second time.
+ * 0 without validation data. */
+int64_t run_eval_batches(const Run *r);
+
 /* Saves the state after `step` in the run folder. */
 bool run_save(Run *r, int64_t step, Error *e);
+/* After an Error that ends the run though the model is as it was after step `done` (data that cannot be
+ * read): that state is saved if it is not yet. Returns false; *e is a runtime error and says what was done.
+ */
+bool run_rescue(Run *r, int64_t done, Error *e);
 /* About an Error of the disk, which does not touch the training: what --on-save-error says. True, and a
  * warning, when the run goes on. */
 bool run_go_on(const Run *r, const Error *e);
@@ -54,8 +62,9 @@ bool run_go_on(const Run *r, const Error *e);
 void run_print_plan(const Run *r);
 /* The configuration, the parameters, the plan, the data. */
 void run_print_start(const Run *r);
-/* 400 bytes that the model writes after a prompt of the demo. */
-void run_print_sample(Run *r);
+/* What the model writes after the beginning of a text of the kind that it is trained on. An Error of the data
+ * that the prompt is read from. */
+bool run_print_sample(Run *r, Error *e);
 
 #ifdef __cplusplus
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "cli/flags.h"
 #include "cli/guess.h"
@@ -21,12 +22,23 @@ void setup_demo_defaults(Options *o) {
   if (!flags_given(o, "eval-every")) o->eval_every = 100;
 }
 
+static bool is_preset(const char *name) {
+  int i = 0;
+  while (config_preset_name(i) && strcmp(config_preset_name(i), name) != 0) i++;
+  return config_preset_name(i) != NULL;
+}
+
 bool setup_is_folder(const Options *o) {
   struct stat s;
-  return stat(o->model, &s) == 0 && S_ISDIR(s.st_mode);
+  return !is_preset(o->model) && stat(o->model, &s) == 0 && S_ISDIR(s.st_mode);
 }
 
 static bool unknown_model(const Options *o, Error *e) {
+  if (access(o->model, F_OK) == 0)
+    return error_usage(e,
+                       "--model %s: found a file, expected a Hugging Face folder or the name of a preset.\n"
+                       "Give the folder that holds config.json and the weights.",
+                       o->model);
   char names[1024] = "";
   Guess guess = guess_begin(o->model);
   for (int i = 0; config_preset_name(i); i++) {
@@ -93,6 +105,11 @@ bool setup_config(Config *c, const Options *o, Error *e) {
     return unknown_model(o, e);
   }
   apply_rope_flags(c, o);
+  if (o->rope_factor != 0 && c->rope.scaling == ROPE_NONE)
+    return error_usage(e,
+                       "--rope-factor: found %g for a model whose rope is not scaled, which has no factor.\n"
+                       "Give --rope-scaling linear, llama3 or yarn with it, or leave --rope-factor out.",
+                       o->rope_factor);
   if (!config_check(c, e) || !check_total(c, o, e) || !check_groups(c, o, e)) return false;
   if (o->seq_len > c->max_T)
     fprintf(
@@ -132,6 +149,14 @@ static DataLoader *open_demo(const char *name, uint64_t seed, int64_t bytes, con
 /* Opens the training data once more, in the order of the files, and gives each loader its part. */
 static bool open_split(DataLoader *train, DataLoader **val, const DataOptions *train_data, Error *e) {
   const double held_out = 0.05;
+  double tokens = held_out * (double)dataloader_tokens(train);
+  if (tokens < (double)train_data->T + 1)
+    return error_usage(
+        e,
+        "--train %s: found %lld tokens and no --val, so that the last twentieth would be held out for\n"
+        "validation; expected it to hold a sequence of --seq-len + 1 = %lld tokens.\nGive --val GLOB, more "
+        "text, or a smaller --seq-len.",
+        train_data->globs, (long long)dataloader_tokens(train), (long long)train_data->T + 1);
   DataOptions data = *train_data;
   data.shuffle = false;
   *val = dataloader_open(&data, e);
@@ -141,7 +166,18 @@ static bool open_split(DataLoader *train, DataLoader **val, const DataOptions *t
   return dataloader_restrict(train, 0, 1 - held_out, e);
 }
 
-bool setup_data(DataLoader **train, DataLoader **val, const Options *o, const Config *c, Error *e) {
+/* The bytes of a text are tokens to a model of any vocabulary, but only one of 256 tokens was made for that.
+ */
+static void warn_of_bytes(const DataLoader *d, const char *flag, const Config *c) {
+  if (d && dataloader_bytes(d) && c->V > 256)
+    fprintf(
+        stderr,
+        "# warning: %s is text, whose bytes are taken as the tokens 0 .. 255 of the model's %lld: its own "
+        "tokenizer would make others of it\n",
+        flag, (long long)c->V);
+}
+
+static bool open_data(DataLoader **train, DataLoader **val, const Options *o, const Config *c, Error *e) {
   *train = *val = NULL;
   bool demo_text_wanted = !o->train && strcmp(o->model, "demo") == 0;
   uint64_t seed = (uint64_t)o->seed;
@@ -163,4 +199,14 @@ bool setup_data(DataLoader **train, DataLoader **val, const Options *o, const Co
   else if (*train && dataloader_bytes(*train) && !o->dump_grads)
     return open_split(*train, val, &train_data, e);
   return *val || !(o->val || demo_text_wanted);
+}
+
+bool setup_data(DataLoader **train, DataLoader **val, const Options *o, const Config *c, Error *e) {
+  if (!open_data(train, val, o, c, e)) return false;
+  if (o->eval_only && !*val)
+    return error_usage(e,
+                       "--eval-only: found no --val, expected token shards or .txt files.\nGive --val GLOB.");
+  warn_of_bytes(*train, "--train", c);
+  warn_of_bytes(o->val ? *val : NULL, "--val", c);
+  return true;
 }

@@ -11,9 +11,9 @@ double learning_rate(const LrSchedule *s, int64_t step) {
     if (stable > from) from = stable;
     if (step <= from) return s->lr;
   }
-  /* 0 at the end of the warm-up (or of the stable part), 1 at the last step */
-  double t = s->steps > from ? (double)(step - from) / (double)(s->steps - from) : 1;
-  if (t > 1) t = 1;
+  /* 0 at the first step after the warm-up (or the stable part); it would be 1 after the last, so that no step
+   * is spent on a learning rate of 0 */
+  double t = (double)(step - 1 - from) / (double)(s->steps - from);
   double weight = s->kind == LR_COSINE ? 0.5 * (1 + cos(M_PI * t)) : 1 - t;
   return s->min_lr + weight * (s->lr - s->min_lr);
 }

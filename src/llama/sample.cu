@@ -2,7 +2,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum { BYTES = 256 };
 
@@ -30,8 +29,9 @@ static void print_byte(FILE *out, int byte) {
   fputc(plain ? byte : '?', out);
 }
 
-void sample_bytes(Model *m, FILE *out, const char *prompt, int64_t n, double temperature, uint64_t seed) {
-  int64_t T = m->schedule->shape.T, V = m->config->V, length = (int64_t)strlen(prompt);
+void sample_bytes(Model *m, FILE *out, const char *prompt, int64_t length, int64_t n, double temperature,
+                  uint64_t seed) {
+  int64_t T = m->schedule->shape.T, V = m->config->V;
   int32_t *tokens = (int32_t *)malloc((size_t)(length + n) * sizeof *tokens);
   float *logits = (float *)malloc((size_t)V * sizeof *logits);
   CHECK(tokens && logits && length > 0, "no memory for a sample, or no prompt");
