@@ -271,6 +271,8 @@ static void bad_arguments(void **state) {
 static void flags_that_do_not_go_together(void **state) {
   (void)state;
   refuse_line("--checkpoint-every 2 --recompute mlp", "--checkpoint-every", "--recompute layer", NULL);
+  refuse_line("--attn-groups 2 --recompute mlp", "--attn-groups", "--recompute layer", NULL);
+  refuse_line("--attn-groups 0", "--attn-groups", "or auto", NULL);
   refuse_line("--update layer", "--update layer", "--clip 1", "--clip 0", "--update step", NULL);
   refuse_line("--update layer --clip 0 --grad-accum 2", "--grad-accum 2", "--update step", NULL);
   refuse_line("--update layer --clip 0 --skip-bad-steps 1", "--skip-bad-steps", "--update step", NULL);
