@@ -112,6 +112,7 @@ typedef struct Flags {
   bool tied, qk_norm;
   UpdateMode update;
   int64_t groups;
+  unsigned offload;
 } Flags;
 
 static RunShape shape_of(const Flags *f) {
@@ -126,6 +127,7 @@ static RunShape shape_of(const Flags *f) {
   s.moments = f->moments;
   s.update = f->update;
   s.attn_groups = f->groups;
+  s.offload = f->offload;
   return s;
 }
 
@@ -187,12 +189,26 @@ static void test_runs_keep_to_the_plan(void **state) {
     for (size_t c = 0; c < sizeof chunks / sizeof *chunks; c++)
       for (size_t d = 0; d < sizeof formats / sizeof *formats; d++) {
         bool odd = (m + c + d) % 2;
+        unsigned all = OFFLOAD_CHECKPOINTS | OFFLOAD_ATTENTION;
+        unsigned offload = modes[m].recompute == RECOMPUTE_LAYER ? (m + c + d) * 3 % (all + 1) : 0;
         int64_t groups = modes[m].recompute == RECOMPUTE_LAYER && (m + c / 2 + d) % 2 ? 2 : 1;
         UpdateMode update = !odd && (m + c) % 4 < 2 ? UPDATE_LAYER : UPDATE_STEP;
-        Flags f = {
-            modes[m].recompute, modes[m].every,   modes[m].keep,    odd ? 2 : 1,      odd ? 3 : 1,
-            odd ? 90 : 256,     chunks[c][0],     chunks[c][1],     formats[d].dtype, formats[d].master,
-            formats[d].moments, (m + c) % 2 == 0, (c + d) % 3 == 0, update,           groups};
+        Flags f = {modes[m].recompute,
+                   modes[m].every,
+                   modes[m].keep,
+                   odd ? 2 : 1,
+                   odd ? 3 : 1,
+                   odd ? 90 : 256,
+                   chunks[c][0],
+                   chunks[c][1],
+                   formats[d].dtype,
+                   formats[d].master,
+                   formats[d].moments,
+                   (m + c) % 2 == 0,
+                   (c + d) % 3 == 0,
+                   update,
+                   groups,
+                   offload};
         check_run(&f);
       }
 }

@@ -70,6 +70,8 @@ static const Recomputation recomputations[] = {
 };
 static const UpdateMode updates[] = {UPDATE_STEP, UPDATE_LAYER};
 static const int64_t groups[] = {1, 2};
+static const unsigned offloads[] = {0, OFFLOAD_CHECKPOINTS, OFFLOAD_ATTENTION,
+                                    OFFLOAD_CHECKPOINTS | OFFLOAD_ATTENTION};
 
 /* The number formats: these change the numbers, and have a plain run each. */
 static const struct {
@@ -93,8 +95,10 @@ static RunShape shape_of(int64_t B, int64_t T, size_t format, int64_t chunk) {
  */
 static void modes_agree(bool tied, bool qk_norm, RunShape shape, const char *what) {
   Trained plain = {};
-  for (size_t i = 0; i < COUNT(recomputations) * COUNT(updates); i++) {
-    const Recomputation *r = &recomputations[i / COUNT(updates)];
+  for (size_t i = 0; i < COUNT(recomputations) * COUNT(updates) * COUNT(offloads); i++) {
+    const Recomputation *r = &recomputations[i / COUNT(updates) / COUNT(offloads)];
+    shape.offload = offloads[i / COUNT(updates) % COUNT(offloads)];
+    if (shape.offload && r->recompute != RECOMPUTE_LAYER) continue;
     shape.recompute = r->recompute;
     shape.checkpoint_every = r->every;
     shape.keep_attention = r->keep_attention;
@@ -102,8 +106,8 @@ static void modes_agree(bool tied, bool qk_norm, RunShape shape, const char *wha
     if (shape.attn_groups > 1 && r->recompute != RECOMPUTE_LAYER) continue;
     Trained found = train(tiny_config(tied, qk_norm), shape);
     char mode[160];
-    snprintf(mode, sizeof mode, "%s: recompute %d, every %lld, keep %lld, update %d", what, r->recompute,
-             (long long)r->every, (long long)r->keep_attention, shape.update);
+    snprintf(mode, sizeof mode, "%s: recompute %d, every %lld, keep %lld, update %d, offload %u", what,
+             r->recompute, (long long)r->every, (long long)r->keep_attention, shape.update, shape.offload);
     if (!plain.bytes) {
       plain = found;
       continue;

@@ -18,6 +18,7 @@
 #define DOUBLE(field) .type = FLAG_DOUBLE, .offset = FIELD(double, field)
 #define BOOL(field)   .type = FLAG_BOOL, .offset = FIELD(bool, field)
 #define CHOICE(field) .type = FLAG_CHOICE, .offset = FIELD(int, field)
+#define SET(field)    .type = FLAG_SET, .offset = FIELD(int, field)
 
 /* What a value may be. */
 #define RANGE(from, to)      .min = (from), .max = (to)
@@ -93,6 +94,9 @@ static const Flag flags[] = {
     {GROUP_MEMORY, "attn-groups", INT(attn_groups), "auto", "N|auto",
      "attention in N groups of key/value heads, one at a time; auto = as few as fit", RANGE(1, MAX_COUNT),
      OR_WORD("auto", GROUPS_AUTO)},
+    {GROUP_MEMORY, "offload", SET(offload), "none", "LIST",
+     "what is held in host memory and streams through: none, or words separated by commas",
+     .choices = "checkpoints|attention"},
     {GROUP_MEMORY, "update", CHOICE(update), "step", NULL,
      "update after the whole backward, or each layer at once (no clipping)", .choices = "step|layer"},
     {GROUP_MEMORY, "plan", BOOL(plan), "", NULL, "print the memory plan of these flags, do not run"},
@@ -199,6 +203,33 @@ static void choice_word(const char *choices, int i, char *text, size_t size) {
   snprintf(text, size, "%.*s", (int)strcspn(choices, "|"), choices);
 }
 
+/* The bits of a comma list of the choices, or -1. */
+static int choice_set(const char *choices, const char *list) {
+  int bits = 0;
+  if (strcmp(list, "none") == 0) return 0;
+  for (const char *c = list;; c++) {
+    char word[64];
+    size_t length = strcspn(c, ",");
+    if (length >= sizeof word) return -1;
+    snprintf(word, sizeof word, "%.*s", (int)length, c);
+    int i = choice_index(choices, word);
+    if (i < 0) return -1;
+    bits |= 1 << i;
+    c += length;
+    if (!*c) return bits;
+  }
+}
+
+/* Writes the list that stands for the bits. */
+static void set_words(const char *choices, int bits, char *text, size_t size) {
+  size_t at = (size_t)snprintf(text, size, "%s", bits ? "" : "none");
+  for (int i = 0; i < choice_count(choices) && at < size; i++) {
+    char word[64];
+    choice_word(choices, i, word, sizeof word);
+    if (bits >> i & 1) at += (size_t)snprintf(text + at, size - at, "%s%s", at ? "," : "", word);
+  }
+}
+
 /* The factor that a suffix of a whole number stands for, or 0. */
 static int64_t suffix_factor(const char *suffix) {
   static const struct {
@@ -250,6 +281,7 @@ static bool parse_value(Options *o, const Flag *f, const char *text) {
   case FLAG_INT: return parse_int(f, text, field);
   case FLAG_DOUBLE: return parse_double(f, text, field);
   case FLAG_CHOICE: return (*(int *)field = choice_index(f->choices, text)) >= 0;
+  case FLAG_SET: return (*(int *)field = choice_set(f->choices, text)) >= 0;
   case FLAG_BOOL: return false;
   case FLAG_OPTIONAL:
   case FLAG_HELP: *(const char **)field = text; return true;
@@ -283,8 +315,12 @@ void flags_allowed(const Flag *f, char *text, size_t size) {
   case FLAG_OPTIONAL: snprintf(text, size, "a path, or nothing"); break;
   case FLAG_HELP: snprintf(text, size, "the name of a flag, or nothing"); break;
   case FLAG_STRING:
-  case FLAG_CHOICE: {
-    size_t at = (size_t)snprintf(text, size, f->choices ? "one of " : "text that is not empty");
+  case FLAG_CHOICE:
+  case FLAG_SET: {
+    size_t at = (size_t)snprintf(text, size,
+                                 f->type == FLAG_SET ? "none, or some of these separated by commas: "
+                                 : f->choices        ? "one of "
+                                                     : "text that is not empty");
     for (const char *c = f->choices ? f->choices : ""; *c && at + 3 < size; c++) {
       if (*c == '|') text[at++] = ',';
       text[at++] = *c == '|' ? ' ' : *c;
@@ -398,6 +434,7 @@ static void value_text(const Options *o, const Flag *f, char *text, size_t size)
   }
   case FLAG_DOUBLE: double_text(*(const double *)value, text); break;
   case FLAG_CHOICE: choice_word(f->choices, *(const int *)value, text, size); break;
+  case FLAG_SET: set_words(f->choices, *(const int *)value, text, size); break;
   case FLAG_BOOL: break;
   }
 }
@@ -446,6 +483,7 @@ void flags_json(FILE *out, const Options *o, int indent) {
     case FLAG_BOOL: fputs(*(const bool *)value ? "true" : "false", out); break;
     case FLAG_INT:
     case FLAG_CHOICE:
+    case FLAG_SET:
       value_text(o, f, text, sizeof text);
       if (f->type == FLAG_INT && !(f->word && strcmp(text, f->word) == 0))
         fputs(text, out);

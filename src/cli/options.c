@@ -115,6 +115,15 @@ static bool check_memory(const Options *o, Error *e) {
         "other modes keep\nall heads' queries, keys and values. Choose --recompute layer, or leave "
         "the flag out.",
         (long long)o->attn_groups);
+  if (o->offload && o->recompute != RECOMPUTE_LAYER)
+    return error_usage(
+        e, "--offload: found it with --recompute none or mlp, expected --recompute layer: the other "
+           "modes keep more\nthan is held on the host. Choose --recompute layer, or leave the flag "
+           "out.");
+  if (o->offload & OFFLOAD_ATTENTION && !o->keep_attention)
+    return error_usage(e,
+                       "--offload: found attention without --keep-attention, so that there is none to hold.\n"
+                       "Give --keep-attention N or all, or leave attention out.");
   if (o->json && !o->plan)
     return error_usage(e, "--json: found no --plan, the only thing that is printed as JSON.\n"
                           "Add --plan, or leave --json out.");

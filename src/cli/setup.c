@@ -133,6 +133,7 @@ RunShape setup_shape(const Options *o) {
       .checkpoint_every = o->checkpoint_every,
       .update = (UpdateMode)o->update,
       .attn_groups = o->attn_groups,
+      .offload = (unsigned)o->offload,
       .mlp_chunk = o->mlp_chunk,
       .head_chunk = o->head_chunk,
       .training = !o->eval_only,

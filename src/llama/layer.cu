@@ -2,7 +2,8 @@
 
 #include "llama/layer_groups.h" /* defines: grouped_attention_forward, grouped_*_backward */
 #include "llama/optimizer.h"    /* defines: optimizer_update_unit */
-#include "ops/adamw.h"          /* defines: sum_of_squares */
+#include "memory/offload.h"
+#include "ops/adamw.h" /* defines: sum_of_squares */
 
 #include <math.h>
 
@@ -123,6 +124,12 @@ static MlpInside mlp_inside_of(Model *m, int64_t l, const LayerBuffers *buf) {
                    arena_get(&m->arena, buf->mlp_gu), arena_get(&m->arena, buf->mlp_h)};
 }
 
+/* Begins the copy of a buffer of `bytes` to its place on the host, if it has one. */
+static void store_to_host(Model *m, BufferId host, BufferId device, int64_t bytes) {
+  if (host == NO_BUFFER) return;
+  offload_store(m->dev, arena_get(&m->arena, host), arena_get(&m->arena, device), (size_t)bytes);
+}
+
 void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_t T) {
   const Config *c = m->config;
   const ForwardMoments *at = &pass->at;
@@ -132,7 +139,12 @@ void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_
   DType dt = m->schedule->shape.dtype;
   int64_t N = B * T;
   LayerWeights w = weights_acquire(m, l, false);
+  int64_t e = (int64_t)dtype_size(dt);
 
+  if (schedule_pass_begin(at) != SKIPPED) {
+    arena_enter(a, schedule_pass_begin(at));
+    store_to_host(m, buf->host_x, buf->x, N * c->C * e);
+  }
   if (at->qkv != SKIPPED) {
     arena_enter(a, at->qkv);
     void *n1 = arena_get(a, buf->n1), *qkv = arena_get(a, buf->qkv);
@@ -152,6 +164,10 @@ void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_
     attention_forward(dev, dt, arena_get(a, buf->o), (float *)arena_get(a, buf->lse), h.q, h.k, h.v, &shape,
                       arena_get(a, m->schedule->attention_workspace));
   }
+  if (at->attention != SKIPPED) {
+    store_to_host(m, buf->host_o, buf->o, N * c->NH * c->HS * e);
+    store_to_host(m, buf->host_lse, buf->lse, N * c->NH * (int64_t)sizeof(float));
+  }
   if (at->out != SKIPPED) {
     arena_enter(a, at->out);
     void *x_mid = arena_get(a, buf->x_mid);
@@ -164,6 +180,7 @@ void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_
     mlp_forward(dev, dt, &w.mlp, arena_get(a, buf->x_out), arena_get(a, buf->x_mid), N,
                 schedule_mlp_rows(m->schedule), &inside);
   }
+  if (buf->host_x != NO_BUFFER || buf->host_o != NO_BUFFER) offload_wait(dev);
   weights_release(m, l);
 }
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "llama/layer.h" /* defines: layer_forward, layer_backward, gradients_ready, and mst_chunk.cuh's */
+#include "memory/offload.h"
 #include "ops/convert.h"
 #include "ops/embedding.h"
 
@@ -175,16 +176,37 @@ static void gradients_begin(Model *m, int64_t unit) {
   device_fill(m->dev, arena_get(&m->arena, id), 0, (size_t)plan_buffer_bytes(m->schedule->plan, id));
 }
 
+/* Begins to fetch what a visit of the backward phase needs from the host. */
+static void fetch_for_visit(Model *m, int64_t visit) {
+  const Schedule *s = m->schedule;
+  if (visit == s->visit_count) return;
+  const Visit *v = &s->visits[visit];
+  for (int i = 0; i < v->fetches; i++)
+    offload_fetch(m->dev, arena_get(&m->arena, v->device[i]), arena_get(&m->arena, v->host[i]),
+                  (size_t)plan_buffer_bytes(s->plan, v->device[i]));
+}
+
+/* The visit has what it needs; the next one's is fetched while it computes. */
+static void begin_visit(Model *m, int64_t visit) {
+  arena_enter(&m->arena, m->schedule->visits[visit].begin);
+  offload_wait(m->dev);
+  fetch_for_visit(m, visit + 1);
+}
+
 /* The layers from last to first; what a layer or a segment did not keep is made again before its backward.
  * first, last: of the step's micro-batches. False: the step stops, see gradients_ready. */
 static bool backward_layers(Model *m, bool first_micro_batch, bool last_micro_batch) {
   const Schedule *s = m->schedule;
-  int64_t L = m->config->L, B = s->shape.B, T = s->shape.T;
+  int64_t L = m->config->L, B = s->shape.B, T = s->shape.T, visit = 0;
   for (int64_t l = L - 1; l >= 0; l--) {
     bool last_of_segment = s->rerun[l].at.out == SKIPPED;
     int64_t first = l;
     while (last_of_segment && first > 0 && s->rerun[first - 1].at.out != SKIPPED) first--;
-    for (int64_t i = first; i < l; i++) layer_forward(m, i, &s->rerun[i], B, T);
+    for (int64_t i = first; i < l; i++) {
+      begin_visit(m, visit++);
+      layer_forward(m, i, &s->rerun[i], B, T);
+    }
+    begin_visit(m, visit++);
     layer_forward(m, l, &s->again[l], B, T);
     arena_enter(&m->arena, s->backward[l].mlp);
     if (first_micro_batch) gradients_begin(m, l);
@@ -203,6 +225,7 @@ static double micro_batch(Model *m, const StepBatch *step, int64_t a) {
   float scale = step->valid_targets ? (float)(1.0 / (double)step->valid_targets) : 0.0f;
 
   void *x = forward(m, step->tokens + at, step->targets + at, step->positions + at, B, T);
+  fetch_for_visit(m, 0);
   if (first) gradients_begin(m, final);
   if (first && tied) gradients_begin(m, embedding);
   LmHead head = lm_head(m);

@@ -29,8 +29,7 @@ static bool is_checkpoint(const RunShape *r, int64_t l) {
   return segment_of(r, l) == l;
 }
 
-/* Where a pass first reads the layer's input. */
-static int pass_begin(const ForwardMoments *at) {
+int schedule_pass_begin(const ForwardMoments *at) {
   return at->qkv != SKIPPED ? at->qkv : at->attention != SKIPPED ? at->attention : at->out;
 }
 
@@ -102,6 +101,9 @@ static BufferId activation(Schedule *s, PlanCategory category, int64_t bytes, co
 static LayerBuffers shared_buffers(Schedule *s, const Config *c, const Sizes *z) {
   Plan *p = s->plan;
   LayerBuffers b = {.x = NO_BUFFER,
+                    .host_x = NO_BUFFER,
+                    .host_o = NO_BUFFER,
+                    .host_lse = NO_BUFFER,
                     .x_out = NO_BUFFER,
                     .n1 = NO_BUFFER,
                     .qkv = NO_BUFFER,
@@ -148,7 +150,7 @@ static void live_in_pass(Schedule *s, const LayerPass *pass) {
   Plan *p = s->plan;
   const ForwardMoments *at = &pass->at;
   const LayerBuffers *b = &pass->buf;
-  int first = pass_begin(at);
+  int first = schedule_pass_begin(at);
   if (first == SKIPPED) return;
   if (at->qkv != SKIPPED) {
     int last = at->attention != SKIPPED ? at->attention : at->qkv;
@@ -165,6 +167,7 @@ static void live_in_pass(Schedule *s, const LayerPass *pass) {
   }
   if (at->out != SKIPPED) {
     plan_live(p, b->x, first, at->out);
+    plan_live(p, b->o, at->attention != SKIPPED ? at->attention : at->out, at->out);
     plan_live(p, b->x_mid, at->out, at->mlp != SKIPPED ? at->mlp : at->out);
   }
   if (at->mlp != SKIPPED) {
@@ -175,6 +178,12 @@ static void live_in_pass(Schedule *s, const LayerPass *pass) {
   }
 }
 
+/* Where the visit of a layer's backward begins. */
+static int backward_begin(const Schedule *s, int64_t l) {
+  int again = schedule_pass_begin(&s->again[l].at);
+  return again != SKIPPED ? again : s->backward[l].mlp;
+}
+
 /* What the backward of layer l reads lives from where it is made (again, or in the forward when kept). */
 static void live_in_backward(Schedule *s, int64_t l, bool qk_norm) {
   Plan *p = s->plan;
@@ -182,7 +191,8 @@ static void live_in_backward(Schedule *s, int64_t l, bool qk_norm) {
   const ForwardMoments *f = &s->forward[l].at, *a = &s->again[l].at;
   const BackwardMoments *b = &s->backward[l];
   const LayerBuffers *buf = &s->again[l].buf;
-  int attention_from = k->attention ? f->attention : a->attention;
+  bool from_host = s->forward[l].buf.host_o != NO_BUFFER;
+  int attention_from = from_host ? backward_begin(s, l) : k->attention ? f->attention : a->attention;
   if (schedule_grouped(s)) {
     live_in_group_attention(s, b->attention);
     plan_live(p, s->group.x_mid, b->mlp, b->mlp);
@@ -203,7 +213,7 @@ static void live_in_backward(Schedule *s, int64_t l, bool qk_norm) {
     plan_live(p, s->d_o, b->out, b->attention);
     plan_live(p, s->d_qkv, b->attention, b->qkv);
     plan_live(p, buf->n1, k->norm1 ? f->qkv : b->qkv, b->qkv);
-    plan_live(p, buf->x, pass_begin(a) != SKIPPED ? pass_begin(a) : b->qkv, b->qkv);
+    plan_live(p, buf->x, schedule_pass_begin(a) != SKIPPED ? schedule_pass_begin(a) : b->qkv, b->qkv);
   }
   plan_live(p, buf->lse, attention_from, b->attention);
   plan_live(p, buf->mlp_n, k->mlp ? f->mlp : b->mlp, b->mlp);
@@ -212,8 +222,62 @@ static void live_in_backward(Schedule *s, int64_t l, bool qk_norm) {
   plan_live(p, s->attention_workspace, b->attention, b->attention);
 }
 
+/* ---- what streams out to the host and back ---- */
+
+static BufferId on_host(Schedule *s, PlanCategory category, int64_t bytes, const char *name, int64_t l) {
+  BufferId id = plan_buffer(s->plan, SPACE_HOST, category, bytes, "%s %lld", name, (long long)l);
+  plan_live(s->plan, id, schedule_pass_begin(&s->forward[l].at), s->backward[l].qkv);
+  return id;
+}
+
+/* The layer's kept attention is made in the shared buffers, and comes back into its own, and for a rerun into
+ * another one. Copies out are done by the end of the layer's forward. */
+static void offload_attention(Schedule *s, const Sizes *z, int64_t l, const LayerBuffers *shared) {
+  LayerBuffers *f = &s->forward[l].buf;
+  f->o = shared->o;
+  f->lse = shared->lse;
+  f->host_o = on_host(s, CAT_KEPT, z->o, "o", l);
+  f->host_lse = on_host(s, CAT_KEPT, z->lse, "lse", l);
+  plan_live(s->plan, f->o, s->forward[l].at.attention, s->forward[l].at.mlp);
+  plan_live(s->plan, f->lse, s->forward[l].at.attention, s->forward[l].at.mlp);
+  if (s->rerun[l].at.out != SKIPPED) s->rerun[l].buf.o = activation(s, CAT_KEPT, z->o, "rerun o", l);
+}
+
+static Visit *add_visit(Schedule *s, int begin) {
+  Visit *v = &s->visits[s->visit_count++];
+  v->begin = begin;
+  return v;
+}
+
+/* The device's buffer is written from the visit before on. */
+static void add_fetch(Schedule *s, Visit *v, BufferId device, BufferId host) {
+  CHECK(v->fetches < VISIT_FETCHES, "more than %d buffers to fetch", VISIT_FETCHES);
+  v->device[v->fetches] = device;
+  v->host[v->fetches++] = host;
+  plan_live(s->plan, device, v == s->visits ? s->head : v[-1].begin, v->begin);
+}
+
+static void declare_visits(Schedule *s, int64_t L) {
+  const RunShape *r = &s->shape;
+  for (int64_t l = L - 1; l >= 0 && r->training; l--) {
+    int64_t first = segment_of(r, l);
+    bool last_of_segment = l == L - 1 || is_checkpoint(r, l + 1);
+    for (int64_t i = last_of_segment ? first : l; i <= l; i++) {
+      const LayerBuffers *from = &s->forward[i].buf, *to = i < l ? &s->rerun[i].buf : &s->again[i].buf;
+      Visit *v = add_visit(s, i < l ? schedule_pass_begin(&s->rerun[i].at) : backward_begin(s, l));
+      if (i == first && last_of_segment && from->host_x != NO_BUFFER) {
+        add_fetch(s, v, to->x, from->host_x);
+        plan_live(s->plan, to->x, v->begin, s->backward[i].qkv);
+      }
+      if (from->host_o != NO_BUFFER) add_fetch(s, v, to->o, from->host_o);
+      if (from->host_o != NO_BUFFER && i == l) add_fetch(s, v, to->lse, from->host_lse);
+    }
+  }
+}
+
 static void declare_layers(Schedule *s, const Config *c) {
   Plan *p = s->plan;
+  const RunShape *r = &s->shape;
   Sizes z = sizes_of(c, s);
   LayerBuffers shared = shared_buffers(s, c, &z);
 
@@ -221,10 +285,10 @@ static void declare_layers(Schedule *s, const Config *c) {
   BufferId *first = calloc((size_t)c->L + 1, sizeof *first), *later = calloc((size_t)c->L + 1, sizeof *later);
   CHECK(first && later, "out of memory for the schedule");
   for (int64_t l = 0; l <= c->L; l++) {
-    bool held = s->shape.training && l < c->L && is_checkpoint(&s->shape, l);
-    first[l] = later[l] = activation(s, held ? CAT_CHECKPOINTS : CAT_ACTIVATIONS, z.stream, "x", l);
-    if (!held && l < c->L && s->shape.training)
-      later[l] = activation(s, CAT_ACTIVATIONS, z.stream, "rerun x", l);
+    bool held = r->training && l < c->L && is_checkpoint(r, l), out = r->offload & OFFLOAD_CHECKPOINTS;
+    first[l] = later[l] = activation(s, held && !out ? CAT_CHECKPOINTS : CAT_ACTIVATIONS, z.stream, "x", l);
+    if (held && out) later[l] = activation(s, CAT_CHECKPOINTS, z.stream, "x back", l);
+    if (!held && l < c->L && r->training) later[l] = activation(s, CAT_ACTIVATIONS, z.stream, "rerun x", l);
   }
   s->dx = first[c->L];
 
@@ -239,6 +303,12 @@ static void declare_layers(Schedule *s, const Config *c) {
     /* a middle that nobody keeps is made where the output goes: the MLP adds to it in place */
     if (!s->keep[l].mid) s->forward[l].buf.x_mid = first[l + 1];
     s->rerun[l].buf.x_mid = later[l + 1];
+    if (!r->training) continue;
+    if (is_checkpoint(r, l) && r->offload & OFFLOAD_CHECKPOINTS) {
+      s->forward[l].buf.host_x = on_host(s, CAT_CHECKPOINTS, z.stream, "x", l);
+      plan_live(p, first[l], s->forward[l].at.out, s->forward[l].at.mlp); /* until it is copied */
+    }
+    if (s->keep[l].attention && r->offload & OFFLOAD_ATTENTION) offload_attention(s, &z, l, &shared);
   }
 
   plan_live(p, first[0], s->embedding_forward, s->embedding_forward);
@@ -246,19 +316,20 @@ static void declare_layers(Schedule *s, const Config *c) {
     live_in_pass(s, &s->forward[l]);
     /* between the layers */
     plan_live(p, first[l + 1], s->forward[l].at.mlp,
-              l + 1 < c->L ? pass_begin(&s->forward[l + 1].at) : s->head);
+              l + 1 < c->L ? schedule_pass_begin(&s->forward[l + 1].at) : s->head);
   }
-  for (int64_t l = 0; l < c->L && s->shape.training; l++) {
+  for (int64_t l = 0; l < c->L && r->training; l++) {
     if (s->rerun[l].at.mlp != SKIPPED) {
       live_in_pass(s, &s->rerun[l]);
       plan_live(p, later[l + 1], s->rerun[l].at.mlp, s->backward[l + 1].qkv);
     }
     live_in_pass(s, &s->again[l]);
     live_in_backward(s, l, c->qk_norm);
-    if (is_checkpoint(&s->shape, l))
+    if (is_checkpoint(r, l) && s->forward[l].buf.host_x == NO_BUFFER)
       plan_live(p, first[l], l ? s->forward[l - 1].at.mlp : s->embedding_forward, s->backward[l].qkv);
   }
-  if (s->shape.training) plan_live(p, s->dx, s->forward[c->L - 1].at.mlp, s->embedding_backward);
+  if (r->training) plan_live(p, s->dx, s->forward[c->L - 1].at.mlp, s->embedding_backward);
+  declare_visits(s, c->L);
   free(first);
   free(later);
 }
@@ -434,6 +505,7 @@ static Schedule *schedule_for(const Config *c, const RunShape *shape, const Devi
   s->rerun = array(c->L, sizeof *s->rerun);
   s->again = array(c->L, sizeof *s->again);
   s->backward = array(c->L, sizeof *s->backward);
+  s->visits = array(2 * c->L, sizeof *s->visits);
   s->update_of = array(c->L + 2, sizeof *s->update_of);
   s->weights = array(c->L + 2, sizeof(BufferId));
   s->master = array(c->L + 2, sizeof(BufferId));
@@ -459,6 +531,7 @@ void schedule_free(Schedule *s) {
   free(s->rerun);
   free(s->again);
   free(s->backward);
+  free(s->visits);
   free(s->update_of);
   free(s->weights);
   free(s->master);

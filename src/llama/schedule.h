@@ -39,6 +39,12 @@ typedef enum UpdateMode {
 
 enum { CHUNK_WHOLE = 0, CHUNK_AUTO = -1, KEEP_ALL = -1, GROUPS_AUTO = 0 };
 
+/* What is held in host memory and streams through the device, as bits. */
+enum {
+  OFFLOAD_CHECKPOINTS = 1 << 0, /* layer inputs; of RECOMPUTE_LAYER only */
+  OFFLOAD_ATTENTION = 1 << 1,   /* what keep_attention keeps; of RECOMPUTE_LAYER only */
+};
+
 /* What the schedule depends on, besides the model and the device. */
 typedef struct RunShape {
   int64_t A, B, T; /* micro-batches a step, sequences a micro-batch, tokens a sequence */
@@ -49,6 +55,7 @@ typedef struct RunShape {
   int64_t keep_attention;        /* the last so many layers keep their attention's output; KEEP_ALL */
   int64_t checkpoint_every;      /* one layer input is kept for so many layers */
   UpdateMode update;             /* UPDATE_LAYER: A is 1 */
+  unsigned offload;              /* OFFLOAD_ bits */
   int64_t mlp_chunk, head_chunk; /* rows of a mini-sequence; CHUNK_WHOLE, CHUNK_AUTO */
   int64_t attn_groups; /* of key/value heads whose attention is computed at a time; 1 = all; GROUPS_AUTO */
   int64_t most_bytes;  /* device bytes that GROUPS_AUTO tries to keep to; 0 = there is no bound */
@@ -82,6 +89,8 @@ typedef struct LayerBuffers {
   BufferId mlp_gu; /* [mlp rows, 2 FF] */
   BufferId mlp_h;  /* [mlp rows, FF] */
   BufferId x_out;  /* [N, C] the next layer's input; may be x_mid, the MLP then adds in place */
+  BufferId host_x, host_o,
+      host_lse; /* where this pass puts x, o and lse in host memory; NO_BUFFER: nowhere */
 } LayerBuffers;
 
 /* One pass through a layer's forward: when, and in which buffers. */
@@ -89,6 +98,15 @@ typedef struct LayerPass {
   ForwardMoments at;
   LayerBuffers buf;
 } LayerPass;
+
+/* What the backward phase visits, in its order: the reruns and the layers. What a visit needs from host
+ * memory is fetched during the one before it (the first one's during the head). */
+enum { VISIT_FETCHES = 3 };
+typedef struct Visit {
+  int begin; /* its first moment */
+  int fetches;
+  BufferId device[VISIT_FETCHES], host[VISIT_FETCHES];
+} Visit;
 
 /* What attention in head groups holds, with attn_groups > 1; NKV/groups key/value heads make a group. Of all
  * N rows: */
@@ -116,6 +134,8 @@ typedef struct Schedule {
   LayerPass *rerun;   /* of a segment, for the inputs of its later layers; all SKIPPED elsewhere */
   LayerPass *again;   /* of one layer, just before its backward: what it did not keep */
   BackwardMoments *backward;
+  Visit *visits; /* [2 L] at most, visit_count of them */
+  int64_t visit_count;
   int *update_of; /* [L + 2] the moment at which a unit is updated: `update`, or its own */
 
   /* [L + 2]: a buffer a unit of the parameter table; NO_BUFFER where the run has none */
@@ -152,6 +172,8 @@ static inline int64_t schedule_rows(const Schedule *s) {
 static inline bool schedule_grouped(const Schedule *s) {
   return s->shape.attn_groups > 1;
 }
+/* Where a pass first reads the layer's input; SKIPPED when it does not. */
+int schedule_pass_begin(const ForwardMoments *at);
 /* The chunk's rows as the loops use them: CHUNK_WHOLE resolved. */
 int64_t schedule_mlp_rows(const Schedule *s);
 int64_t schedule_head_rows(const Schedule *s);
