@@ -189,10 +189,12 @@ static void test_runs_keep_to_the_plan(void **state) {
     for (size_t c = 0; c < sizeof chunks / sizeof *chunks; c++)
       for (size_t d = 0; d < sizeof formats / sizeof *formats; d++) {
         bool odd = (m + c + d) % 2;
-        unsigned all = OFFLOAD_CHECKPOINTS | OFFLOAD_ATTENTION;
-        unsigned offload = modes[m].recompute == RECOMPUTE_LAYER ? (m + c + d) * 3 % (all + 1) : 0;
+        unsigned offload = (unsigned)((m + 5 * c + 3 * d) % 16);
+        if (modes[m].recompute != RECOMPUTE_LAYER)
+          offload &= ~(unsigned)(OFFLOAD_CHECKPOINTS | OFFLOAD_ATTENTION);
         int64_t groups = modes[m].recompute == RECOMPUTE_LAYER && (m + c / 2 + d) % 2 ? 2 : 1;
         UpdateMode update = !odd && (m + c) % 4 < 2 ? UPDATE_LAYER : UPDATE_STEP;
+        if (update == UPDATE_LAYER) offload &= ~(unsigned)OFFLOAD_GRADIENTS;
         Flags f = {modes[m].recompute,
                    modes[m].every,
                    modes[m].keep,
@@ -282,6 +284,47 @@ static void test_update_layer_holds_one_gradient(void **state) {
   device_close(&dev);
 }
 
+/* Live bytes of a category at most, over the step. */
+static int64_t most_bytes(const Plan *p, PlanSpace space, PlanCategory c) {
+  int64_t most = 0;
+  for (int m = 0; m < plan_moments(p); m++) {
+    int64_t bytes = plan_live_bytes(p, space, c, m);
+    if (bytes > most) most = bytes;
+  }
+  return most;
+}
+
+/* What is offloaded is on the host; the device holds what it needs of it at a time. */
+static void test_offload_moves_to_the_host(void **state) {
+  (void)state;
+  Device dev;
+  Error e = {};
+  assert_true(device_open(&dev, "cpu", 0, &e));
+  Config c = {};
+  assert_true(config_preset(&c, "llama3-8b"));
+  RunShape s = tiny_shape(1, 1, 32768);
+  s.dtype = s.moments = DT_BF16;
+  s.master = true;
+  s.keep_attention = KEEP_ALL;
+  s.mlp_chunk = s.head_chunk = CHUNK_AUTO;
+  Schedule *resident = schedule_new(&c, &s, &dev);
+  s.offload = OFFLOAD_CHECKPOINTS | OFFLOAD_ATTENTION | OFFLOAD_OPTIMIZER | OFFLOAD_GRADIENTS;
+  Schedule *hosted = schedule_new(&c, &s, &dev);
+  const PlanCategory moved[] = {CAT_MOMENTS, CAT_MASTER, CAT_GRADIENTS, CAT_CHECKPOINTS, CAT_KEPT};
+  const int64_t units[] = {0, 0, c.V * c.C * 4, 2 * s.T * c.C * 2, 2 * s.T * c.NH * (c.HS * 2 + 4)};
+  for (int i = 0; i < 5; i++) {
+    int64_t bytes = most_bytes(resident->plan, SPACE_DEVICE, moved[i]);
+    assert_int_equal(most_bytes(resident->plan, SPACE_HOST, moved[i]), 0);
+    assert_int_equal(most_bytes(hosted->plan, SPACE_HOST, moved[i]), bytes);
+    int64_t left = most_bytes(hosted->plan, SPACE_DEVICE, moved[i]);
+    if (left > units[i] + (1 << 20)) fail_msg("category %d: %lld bytes on the device", i, (long long)left);
+  }
+  schedule_free(resident);
+  schedule_free(hosted);
+  config_free(&c);
+  device_close(&dev);
+}
+
 /* ---- the checks themselves can fail ---- */
 
 /* True when asking for the buffer at its arena's moment ends the process, tried in a child. */
@@ -335,6 +378,7 @@ int main(void) {
       cmocka_unit_test(test_runs_keep_to_the_plan),
       cmocka_unit_test(test_modes_are_ordered),
       cmocka_unit_test(test_update_layer_holds_one_gradient),
+      cmocka_unit_test(test_offload_moves_to_the_host),
       cmocka_unit_test(test_use_after_death_panics),
       cmocka_unit_test(test_dead_buffers_are_poisoned),
       cmocka_unit_test(test_counter_sees_allocations),

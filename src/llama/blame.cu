@@ -14,7 +14,7 @@ static bool all_finite(Model *m, const void *x, DType dt, int64_t n) {
 
 typedef void *(*TensorOf)(const Model *m, int64_t unit, const ParamSpec *spec);
 static void *gradient_of(const Model *m, int64_t unit, const ParamSpec *spec) {
-  return model_gradient(m, unit, spec);
+  return model_step_gradient(m, unit, spec);
 }
 
 /* The Hugging Face name of the first tensor of a unit that is not finite; backwards: the last one. */

@@ -55,11 +55,22 @@ static HfTensor of_kind(const HfTensor *weight, TensorKind kind) {
   return t;
 }
 
+/* True when tensors of that kind are in host memory. */
+static bool kind_on_host(const Model *m, TensorKind kind, int64_t unit) {
+  const Schedule *s = m->schedule;
+  bool gathered = s->host_gradients[unit] != NO_BUFFER;
+  const BufferId ids[KINDS] = {s->weights[unit], gathered ? s->host_gradients[unit] : s->gradients[unit],
+                               s->moment1[unit], s->moment2[unit],
+                               s->absmax1[unit], s->absmax2[unit],
+                               s->master[unit]};
+  return plan_buffer_space(s->plan, ids[kind]) == SPACE_HOST;
+}
+
 static void *kind_data(const Model *m, TensorKind kind, const HfTensor *t) {
   char *tensor = NULL;
   switch (kind) {
   case WEIGHT: tensor = (char *)model_weight(m, t->unit, t->spec); break;
-  case GRADIENT: tensor = (char *)model_gradient(m, t->unit, t->spec); break;
+  case GRADIENT: tensor = (char *)model_step_gradient(m, t->unit, t->spec); break;
   case MOMENT1: tensor = (char *)model_moment1(m, t->unit, t->spec); break;
   case MOMENT2: tensor = (char *)model_moment2(m, t->unit, t->spec); break;
   case ABSMAX1: return model_absmax1(m, t->unit, t->slice);
@@ -156,7 +167,10 @@ static bool load_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
     safetensors_to_fp32(host, from, found->dtype, part);
     device_copy(m->dev, staged, host, (size_t)part * sizeof(float), COPY_TO_DEVICE);
     convert(m->dev, weight + (size_t)at * dtype_size(dt), dt, staged, DT_FP32, part);
-    if (master) convert(m->dev, master + first + at, DT_FP32, staged, DT_FP32, part);
+    if (master && kind_on_host(m, MASTER, t->unit))
+      memcpy(master + first + at, host, (size_t)part * sizeof(float));
+    else if (master)
+      convert(m->dev, master + first + at, DT_FP32, staged, DT_FP32, part);
   }
   return true;
 }
@@ -229,6 +243,7 @@ static bool write_tensor(Model *m, const HfTensor *weight, void *context, Error 
   const char *data = (const char *)kind_data(m, s->kind, &t);
   void *host = arena_get(&m->arena, m->schedule->host_staging);
   size_t bytes = tensor_bytes(m, &t, s->kind);
+  if (kind_on_host(m, s->kind, t.unit)) return safetensors_writer_write(s->writer, data, bytes, e);
   for (size_t at = 0; at < bytes; at += staging_bytes) {
     size_t part = bytes - at < staging_bytes ? bytes - at : staging_bytes;
     device_copy(m->dev, host, data + at, part, COPY_FROM_DEVICE);
@@ -280,12 +295,16 @@ static bool load_exact_tensor(Model *m, const HfTensor *weight, void *context, E
   char *data = (char *)kind_data(m, loading->kind, &t);
   void *host = arena_get(&m->arena, m->schedule->host_staging);
   size_t bytes = tensor_bytes(m, &t, loading->kind);
+  loading->count++;
+  if (kind_on_host(m, loading->kind, t.unit)) {
+    memcpy(data, found->data, bytes);
+    return true;
+  }
   for (size_t at = 0; at < bytes; at += staging_bytes) {
     size_t part = bytes - at < staging_bytes ? bytes - at : staging_bytes;
     memcpy(host, (const char *)found->data + at, part);
     device_copy(m->dev, data + at, host, part, COPY_TO_DEVICE);
   }
-  loading->count++;
   return true;
 }
 

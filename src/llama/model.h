@@ -64,10 +64,13 @@ void model_logits(Model *m, const int32_t *tokens, int64_t rows, int64_t n, floa
  * half included, recomputation not. */
 double model_step_flops(const Config *c, int64_t sequences, int64_t T);
 
-/* A tensor of the parameter table, [rows, cols] of spec, on the device. */
+/* A tensor of the parameter table, [rows, cols] of spec: on the device, or where the plan has its buffer. */
 void *model_weight(const Model *m, int64_t unit, const ParamSpec *spec);
-/* NULL when not training; with UPDATE_LAYER only between the unit's backward and its update. */
+/* NULL when not training; with UPDATE_LAYER only between the unit's backward and its update, and with
+ * OFFLOAD_GRADIENTS during its backward. */
 float *model_gradient(const Model *m, int64_t unit, const ParamSpec *spec);
+/* The whole step's gradient, for the update: on the host with OFFLOAD_GRADIENTS. */
+float *model_step_gradient(const Model *m, int64_t unit, const ParamSpec *spec);
 float *model_master(const Model *m, int64_t unit, const ParamSpec *spec); /* NULL without a master copy */
 void *model_moment1(const Model *m, int64_t unit, const ParamSpec *spec); /* NULL when not training */
 void *model_moment2(const Model *m, int64_t unit, const ParamSpec *spec);

@@ -4,6 +4,7 @@
 
 #include "dataloader.h"  /* defines: dataloader_prefetch_tokens */
 #include "mst_chunk.cuh" /* defines: mst_choose_rows */
+#include "ops/adamw.h"   /* defines: MOMENT_BLOCK */
 #include "ops/attention.h"
 
 /* ---- moments ---- */
@@ -334,16 +335,21 @@ static void declare_layers(Schedule *s, const Config *c) {
   free(later);
 }
 
-/* With UPDATE_LAYER a gradient lives from its unit's backward to its unit's update. That of a tied embedding
- * is the head's as well, and waits for the embedding's backward. */
+/* With UPDATE_LAYER a gradient lives from its unit's backward to its unit's update, and where it is gathered
+ * on the host, to the end of its backward. That of a tied embedding is the head's as well, and waits for the
+ * embedding's backward. */
 static void live_gradient(Schedule *s, const Config *c, const ParamTable *t, int64_t u) {
-  if (s->shape.update == UPDATE_STEP) {
+  bool gathered = s->shape.offload & OFFLOAD_GRADIENTS;
+  if (s->shape.update == UPDATE_STEP && !gathered) {
     plan_live_always(s->plan, s->gradients[u]);
     return;
   }
   int embedding_from = c->tied ? s->head : s->embedding_backward;
   int from = u < c->L ? s->backward[u].mlp : u == params_embedding_unit(t) ? embedding_from : s->head;
-  plan_live(s->plan, s->gradients[u], from, s->update_of[u]);
+  int backward_ends = u < c->L                        ? s->backward[u].qkv
+                      : u == params_embedding_unit(t) ? s->embedding_backward
+                                                      : s->head;
+  plan_live(s->plan, s->gradients[u], from, gathered ? backward_ends : s->update_of[u]);
 }
 
 static void declare_units(Schedule *s, const Config *c) {
@@ -358,24 +364,58 @@ static void declare_units(Schedule *s, const Config *c) {
       PlanCategory category;
       int64_t elements;
       DType dtype;
+      unsigned offload; /* the bit that puts it on the host */
     } kinds[] = {
-        {&s->weights[u], true, CAT_WEIGHTS, n, r->dtype},
-        {&s->master[u], r->training && r->master, CAT_MASTER, n, DT_FP32},
-        {&s->gradients[u], r->training, CAT_GRADIENTS, n, DT_FP32},
-        {&s->moment1[u], r->training, CAT_MOMENTS, n, r->moments},
-        {&s->moment2[u], r->training, CAT_MOMENTS, n, r->moments},
-        {&s->absmax1[u], r->training && r->moments == DT_U8, CAT_MOMENTS, blocks, DT_FP32},
-        {&s->absmax2[u], r->training && r->moments == DT_U8, CAT_MOMENTS, blocks, DT_FP32},
+        {&s->weights[u], true, CAT_WEIGHTS, n, r->dtype, 0},
+        {&s->master[u], r->master, CAT_MASTER, n, DT_FP32, OFFLOAD_OPTIMIZER},
+        {&s->gradients[u], true, CAT_GRADIENTS, n, DT_FP32, 0},
+        {&s->host_gradients[u], r->offload & OFFLOAD_GRADIENTS, CAT_GRADIENTS, n, DT_FP32, OFFLOAD_GRADIENTS},
+        {&s->moment1[u], true, CAT_MOMENTS, n, r->moments, OFFLOAD_OPTIMIZER},
+        {&s->moment2[u], true, CAT_MOMENTS, n, r->moments, OFFLOAD_OPTIMIZER},
+        {&s->absmax1[u], r->moments == DT_U8, CAT_MOMENTS, blocks, DT_FP32, OFFLOAD_OPTIMIZER},
+        {&s->absmax2[u], r->moments == DT_U8, CAT_MOMENTS, blocks, DT_FP32, OFFLOAD_OPTIMIZER},
     };
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
       *kinds[i].id = NO_BUFFER;
-      if (!kinds[i].wanted) continue;
-      *kinds[i].id = activation(s, kinds[i].category, kinds[i].elements * (int64_t)dtype_size(kinds[i].dtype),
-                                plan_category_name(kinds[i].category), u);
-      if (kinds[i].category != CAT_GRADIENTS) plan_live_always(s->plan, *kinds[i].id);
+      if (!kinds[i].wanted || (kinds[i].id != &s->weights[u] && !r->training)) continue;
+      *kinds[i].id = plan_buffer(s->plan, r->offload & kinds[i].offload ? SPACE_HOST : SPACE_DEVICE,
+                                 kinds[i].category, kinds[i].elements * (int64_t)dtype_size(kinds[i].dtype),
+                                 "%s %lld", plan_category_name(kinds[i].category), (long long)u);
+      if (kinds[i].id != &s->gradients[u]) plan_live_always(s->plan, *kinds[i].id);
     }
     if (r->training) live_gradient(s, c, &t, u);
   }
+}
+
+int64_t schedule_update_slice(const Schedule *s) {
+  return s->shape.update_slice ? s->shape.update_slice : UPDATE_SLICE;
+}
+
+/* Room on the device for a slice of what the update finds on the host, twice. */
+static void declare_update_slots(Schedule *s, int64_t units) {
+  int64_t n = schedule_update_slice(s);
+  const struct {
+    BufferId home; /* of the first unit: it is on the host, or not there */
+    DType dtype;
+    int64_t elements;
+    const char *name;
+  } kinds[U_KINDS] = {
+      [U_GRADIENT] = {s->host_gradients[0], DT_FP32, n, "gradient slice"},
+      [U_MOMENT1] = {s->moment1[0], s->shape.moments, n, "moment slice"},
+      [U_MOMENT2] = {s->moment2[0], s->shape.moments, n, "moment slice"},
+      [U_ABSMAX1] = {s->absmax1[0], DT_FP32, n / MOMENT_BLOCK, "moment scale slice"},
+      [U_ABSMAX2] = {s->absmax2[0], DT_FP32, n / MOMENT_BLOCK, "moment scale slice"},
+      [U_MASTER] = {s->master[0], DT_FP32, n, "master slice"},
+  };
+  for (int k = 0; k < U_KINDS; k++)
+    for (int i = 0; i < SLOTS; i++) {
+      BufferId home = kinds[k].home, *slot = &s->update_slots[k][i];
+      *slot = NO_BUFFER;
+      if (home == NO_BUFFER || plan_buffer_space(s->plan, home) == SPACE_DEVICE) continue;
+      *slot = activation(s, CAT_WORKSPACE, kinds[k].elements * (int64_t)dtype_size(kinds[k].dtype),
+                         kinds[k].name, i);
+      for (int64_t u = 0; u < units; u++) plan_live(s->plan, *slot, s->update_of[u], s->update_of[u]);
+    }
 }
 
 static void declare_data(Schedule *s, const Config *c, const Device *dev) {
@@ -512,11 +552,13 @@ static Schedule *schedule_for(const Config *c, const RunShape *shape, const Devi
   s->gradients = array(c->L + 2, sizeof(BufferId));
   s->moment1 = array(c->L + 2, sizeof(BufferId));
   s->moment2 = array(c->L + 2, sizeof(BufferId));
+  s->host_gradients = array(c->L + 2, sizeof(BufferId));
   s->absmax1 = array(c->L + 2, sizeof(BufferId));
   s->absmax2 = array(c->L + 2, sizeof(BufferId));
   for (int64_t l = 0; l < c->L; l++) s->keep[l] = keep_of_layer(shape, c->L, l);
   declare_moments(s, c->L);
   declare_units(s, c);
+  declare_update_slots(s, c->L + 2);
   declare_data(s, c, dev);
   declare_head_and_backward(s, c, dev);
   declare_layers(s, c);
@@ -538,6 +580,7 @@ void schedule_free(Schedule *s) {
   free(s->gradients);
   free(s->moment1);
   free(s->moment2);
+  free(s->host_gradients);
   free(s->absmax1);
   free(s->absmax2);
   free(s);

@@ -43,6 +43,8 @@ enum { CHUNK_WHOLE = 0, CHUNK_AUTO = -1, KEEP_ALL = -1, GROUPS_AUTO = 0 };
 enum {
   OFFLOAD_CHECKPOINTS = 1 << 0, /* layer inputs; of RECOMPUTE_LAYER only */
   OFFLOAD_ATTENTION = 1 << 1,   /* what keep_attention keeps; of RECOMPUTE_LAYER only */
+  OFFLOAD_OPTIMIZER = 1 << 2,   /* moments and master copy */
+  OFFLOAD_GRADIENTS = 1 << 3,   /* gathered on the host; of UPDATE_STEP only */
 };
 
 /* What the schedule depends on, besides the model and the device. */
@@ -56,6 +58,7 @@ typedef struct RunShape {
   int64_t checkpoint_every;      /* one layer input is kept for so many layers */
   UpdateMode update;             /* UPDATE_LAYER: A is 1 */
   unsigned offload;              /* OFFLOAD_ bits */
+  int64_t update_slice;          /* elements of an update whose tensors stream; 0 = UPDATE_SLICE */
   int64_t mlp_chunk, head_chunk; /* rows of a mini-sequence; CHUNK_WHOLE, CHUNK_AUTO */
   int64_t attn_groups; /* of key/value heads whose attention is computed at a time; 1 = all; GROUPS_AUTO */
   int64_t most_bytes;  /* device bytes that GROUPS_AUTO tries to keep to; 0 = there is no bound */
@@ -123,6 +126,18 @@ typedef struct GroupBuffers {
   BufferId d_rows; /* [., (NH + 2 NKV) HS] gradient of the projection */
 } GroupBuffers;
 
+/* What an update takes and leaves, by tensor. */
+typedef enum UpdateKind {
+  U_GRADIENT,
+  U_MOMENT1,
+  U_MOMENT2,
+  U_ABSMAX1,
+  U_ABSMAX2,
+  U_MASTER,
+  U_KINDS
+} UpdateKind;
+enum { SLOTS = 2 }; /* of what streams through: one is used while the other is filled */
+
 typedef struct Schedule {
   RunShape shape; /* with the automatic chunks and groups filled in */
   Plan *plan;     /* packed */
@@ -141,6 +156,8 @@ typedef struct Schedule {
   /* [L + 2]: a buffer a unit of the parameter table; NO_BUFFER where the run has none */
   BufferId *weights, *master, *gradients, *moment1, *moment2;
   BufferId *absmax1, *absmax2; /* scales of 8-bit moments */
+  BufferId *host_gradients; /* of OFFLOAD_GRADIENTS: gathered here; `gradients` live during their backward */
+  BufferId update_slots[U_KINDS][SLOTS]; /* a slice of what is on the host, for its update; else NO_BUFFER */
 
   BufferId dx;         /* [N, C] gradient of the stream; it takes the place of the head's input */
   BufferId d_o, d_qkv; /* [N, NH HS], [N, (NH + 2 NKV) HS]; NO_BUFFER in head groups */
@@ -158,7 +175,7 @@ typedef struct Schedule {
   BufferId host_ahead; /* [A*B*(T + 1)] uint32: the next step, read ahead; NO_BUFFER without training */
 } Schedule;
 
-enum { STAGING_ELEMENTS = 1 << 20 };
+enum { STAGING_ELEMENTS = 1 << 20, UPDATE_SLICE = 1 << 22 };
 
 /* Plans a run. The device is asked for its workspaces and limits only; nothing is allocated on it. */
 Schedule *schedule_new(const Config *c, const RunShape *shape, const Device *dev);
@@ -174,6 +191,8 @@ static inline bool schedule_grouped(const Schedule *s) {
 }
 /* Where a pass first reads the layer's input; SKIPPED when it does not. */
 int schedule_pass_begin(const ForwardMoments *at);
+/* Elements of an update's slice, a multiple of MOMENT_BLOCK. */
+int64_t schedule_update_slice(const Schedule *s);
 /* The chunk's rows as the loops use them: CHUNK_WHOLE resolved. */
 int64_t schedule_mlp_rows(const Schedule *s);
 int64_t schedule_head_rows(const Schedule *s);
