@@ -1,7 +1,8 @@
 # train_llama: `make` builds ./train_llama, `make test` runs the tests, `make demo` trains the demo.
+# With nvcc: `make ptxas-check`; with a GPU: `make gpu-check`, `make gpu-bench`.
 #
 #   CUDA=0        no CUDA even where nvcc is found (default: nvcc where there is one)
-#   ARCH="80 90"  compute capabilities to build for, with nvcc
+#   ARCH="80 90"  compute capabilities to build for, with nvcc; chips later than the last take its PTX
 #   SANITIZE=address,undefined   a sanitizer build, in a folder of its own
 #   NATIVE=0      for any x86-64 with AVX2 instead of for this machine
 #   DEBUG=1       -O1 -g
@@ -9,10 +10,10 @@
 #
 # `make install` and `make uninstall` take PREFIX (/usr/local) and DESTDIR.
 
-CUDA_HOME ?= /usr/local/cuda
-NVCC      := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(CUDA_HOME)/bin/nvcc))
+NVCC      := $(or $(shell command -v nvcc 2>/dev/null),$(wildcard $(or $(CUDA_HOME),/usr/local/cuda)/bin/nvcc))
+CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
 CUDA      ?= $(if $(NVCC),1,0)
-ARCH      ?= 80 90
+ARCH      ?= 80 89 90
 NATIVE    ?= 1
 SANITIZE  ?=
 comma     := ,
@@ -30,15 +31,19 @@ INCLUDE  := -I. -Isrc -Itest
 HOST     := $(OPTIMIZE) $(WARN) -fopenmp
 CFLAGS   ?=
 CXXFLAGS ?=
-LDLIBS   := -lopenblas -lcjson -lm
+LDLIBS   := -lopenblas -lcjson -lm -ldl
 
 ifeq ($(CUDA),1)
-  GENCODE  := $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a))
+  LATEST   := $(lastword $(ARCH))
+  GENCODE  := $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a)) \
+              -gencode arch=compute_$(LATEST),code=compute_$(LATEST)
+  # the compiler looks in /usr/include by itself, and at the right moment
+  INCLUDE  += $(if $(filter-out /usr,$(CUDA_HOME)),-isystem $(CUDA_HOME)/include)
   # nvcc hands the host half to g++; --diag-suppress would hide, so nothing is suppressed
   NVCCFLAGS := -std=c++17 -O3 $(GENCODE) $(INCLUDE) -Werror all-warnings \
                $(foreach f,$(HOST),-Xcompiler $(subst $(comma),\$(comma),$(f)))
   COMPILE_CU = $(NVCC) -x cu $(NVCCFLAGS) -MMD -MP -c $< -o $@
-  LDLIBS   += -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcudart_static -ldl -lrt -lpthread
+  LDLIBS   += -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcudart_static -lrt -lpthread
 else
   COMPILE_CU = $(CXX) -x c++ -std=c++17 $(HOST) -Wno-unknown-pragmas $(INCLUDE) $(CXXFLAGS) -MMD -MP -c $< -o $@
 endif
@@ -49,15 +54,20 @@ SAY = $(if $(V),@:,@echo "  $(1)  $@")
 COMPILE_C = $(CC) -std=gnu11 $(HOST) $(INCLUDE) $(CFLAGS) -MMD -MP -c $< -o $@
 LINK      = $(CXX) $(HOST) $^ $(LDLIBS) -o $@
 
+# *_cuda.* need CUDA's headers, whatever compiles them
 SOURCES := $(wildcard src/*/*.c src/*/*.cu)
+ifneq ($(CUDA),1)
+  SOURCES := $(filter-out %_cuda.c %_cuda.cu,$(SOURCES))
+endif
 OBJECTS := $(patsubst %,$(BUILD)/%.o,$(SOURCES))
 TESTS   := $(patsubst test/%,$(BUILD)/%,$(basename $(wildcard test/test_*.c test/test_*.cu)))
 
-.PHONY: all test tsan valgrind demo clean format format-check
+.PHONY: all test tsan valgrind demo clean format format-check train_llama
 all: train_llama
 
+# phony: the one that is here may come from another build
 train_llama: $(BUILD)/train_llama
-	@cp -f $< $@
+	@cmp -s $< $@ || cp -f $< $@
 $(BUILD)/train_llama: $(BUILD)/train_llama.cu.o $(OBJECTS)
 	$(call SAY,link)
 	$(Q)$(LINK)
@@ -80,11 +90,15 @@ $(BUILD)/test_%: $(BUILD)/test/test_%.cu.o $(OBJECTS)
 	$(Q)$(LINK)
 
 # sees the program's own allocations, not those inside libraries
-$(BUILD)/test_memory: LDLIBS += $(foreach f,malloc calloc realloc aligned_alloc posix_memalign mmap,-Wl,--wrap=$(f))
+$(BUILD)/test_memory: LDLIBS += $(foreach f,malloc calloc realloc aligned_alloc posix_memalign mmap cudaMalloc,-Wl,--wrap=$(f))
 
 # the program with a disk that fails, for test_faults
 $(BUILD)/train_llama_faulty: LDLIBS += $(foreach f,write fsync rename,-Wl,--wrap=$(f))
 $(BUILD)/train_llama_faulty: $(BUILD)/train_llama.cu.o $(BUILD)/test/fault_io.c.o $(OBJECTS)
+	$(call SAY,link)
+	$(Q)$(LINK)
+
+$(BUILD)/gpu_bench: $(BUILD)/bench/gpu_bench.cu.o $(OBJECTS)
 	$(call SAY,link)
 	$(Q)$(LINK)
 
@@ -100,12 +114,28 @@ CLANG_FORMAT = $(firstword $(foreach f,clang-format-14 clang-format,$(shell comm
 
 .PHONY: tests
 tests: $(BUILD)/train_llama $(BUILD)/train_llama_faulty $(TESTS)
-.SECONDARY: # keeps the tests' object files
+.PRECIOUS: $(BUILD)/%.c.o $(BUILD)/%.cu.o # keeps the tests' object files
 
 test:
 	@scripts/install_deps.sh --test
 	@$(MAKE) --no-print-directory $(PARALLEL) tests
 	@BUILD=$(BUILD) test/run_tests.sh $(TESTS)
+
+# Registers and spills of the kernels against test/ptxas_table.txt; UPDATE=1 writes it anew.
+.PHONY: ptxas-check gpu-check gpu-bench
+ptxas-check:
+	@NVCC="$(NVCC)" NVCCFLAGS="-std=c++17 -O3 $(GENCODE) $(INCLUDE)" test/ptxas_check.sh $(if $(UPDATE),--update)
+# Blocks of CUDA threads, emulated by threads of the CPU, under the thread sanitizer.
+THREADED := $(addprefix build/cpu-thread/,test_block)
+.PHONY: thread-check
+thread-check:
+	@$(MAKE) --no-print-directory $(PARALLEL) CUDA=0 SANITIZE=thread BUILD=build/cpu-thread $(THREADED)
+	@BUILD=build/cpu-thread test/run_tests.sh $(THREADED)
+# On a machine with a GPU; without one they say so and succeed.
+gpu-check:
+	@MAKE="$(MAKE)" test/gpu_check.sh
+gpu-bench:
+	@MAKE="$(MAKE)" bench/gpu_bench.sh
 
 # The reading thread under the thread sanitizer: what it takes part in and no more, since the runtimes of
 # OpenMP are not built for that sanitizer.

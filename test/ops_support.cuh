@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "device/device.h"  // defines: Device, device_open
 #include "device/group.cuh" // defines: bf16, value, store
+#include "test/mirror.cuh"  // defines: Mirror, open_test_device
 
 static const DType STORAGE[] = {DT_FP32, DT_BF16};
 
@@ -25,11 +25,11 @@ static inline double storage_error(DType dt) {
 
 static inline void open_device(Device *dev, int threads) {
   Error e = {};
-  CHECK(device_open(dev, "cpu", threads, &e), "%s", e.text);
+  open_test_device(dev, threads);
   dev->workspace_bytes = device_workspace_bytes(dev, DT_FP32);
   dev->workspace = device_alloc(dev, dev->workspace_bytes, &e);
   CHECK(dev->workspace, "%s", e.text);
-  memset(dev->workspace, 0xff, dev->workspace_bytes); /* NaN: scratch has no contents to rely on */
+  device_fill(dev, dev->workspace, 0xff, dev->workspace_bytes); /* NaN: scratch has no contents to rely on */
 }
 
 static inline void close_device(Device *dev) {
@@ -46,23 +46,33 @@ static inline double uniform(uint64_t *state) {
 typedef struct Tensor {
   DType dt;
   int64_t n;
-  void *data; /* exactly n elements, so that a sanitizer sees what goes beyond */
+  Mirror *memory; /* exactly n elements */
 } Tensor;
+
+/* For an operation on the device, and for the test on the host: see mirror_use and mirror_read. */
+static inline void *on_device(const Tensor *t) {
+  return mirror_use(t->memory);
+}
+static inline const void *on_host(const Tensor *t) {
+  return mirror_read(t->memory);
+}
 
 static inline double get(const Tensor *t, int64_t i) {
   CHECK(i >= 0 && i < t->n, "element %lld of %lld", (long long)i, (long long)t->n);
-  return t->dt == DT_FP32 ? (double)((float *)t->data)[i] : (double)value(((bf16 *)t->data)[i]);
+  const void *data = mirror_read(t->memory);
+  return t->dt == DT_FP32 ? (double)((const float *)data)[i] : (double)value(((const bf16 *)data)[i]);
 }
 static inline void set(Tensor *t, int64_t i, double x) {
   CHECK(i >= 0 && i < t->n, "element %lld of %lld", (long long)i, (long long)t->n);
+  void *data = mirror_write(t->memory);
   if (t->dt == DT_FP32)
-    ((float *)t->data)[i] = (float)x;
+    ((float *)data)[i] = (float)x;
   else
-    store((bf16 *)t->data + i, (float)x);
+    store((bf16 *)data + i, (float)x);
 }
 /* All NaN: an output that is read before it is written shows. */
 static inline Tensor tensor_new(DType dt, int64_t n) {
-  Tensor t = {dt, n, malloc((size_t)n * dtype_size(dt))};
+  Tensor t = {dt, n, mirror_new((size_t)n * dtype_size(dt))};
   for (int64_t i = 0; i < n; i++) set(&t, i, NAN);
   return t;
 }
@@ -73,12 +83,12 @@ static inline Tensor tensor_random(DType dt, int64_t n, double scale, uint64_t *
 }
 static inline Tensor tensor_copy(const Tensor *from) {
   Tensor t = tensor_new(from->dt, from->n);
-  memcpy(t.data, from->data, (size_t)t.n * dtype_size(t.dt));
+  memcpy(mirror_write(t.memory), on_host(from), (size_t)t.n * dtype_size(t.dt));
   return t;
 }
 static inline void tensor_free(Tensor *t) {
-  free(t->data);
-  t->data = NULL;
+  mirror_free(t->memory);
+  t->memory = NULL;
 }
 
 /* L2 norm of got - expected, relative to that of expected; NaN when an element is. */
@@ -101,6 +111,7 @@ static inline double tensor_error(const Tensor *got, const double *expected) {
   } while (0)
 
 static inline double *doubles(int64_t n) {
+  CHECK(n >= 0, "%lld doubles", (long long)n);
   return (double *)calloc((size_t)n, sizeof(double));
 }
 

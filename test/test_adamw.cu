@@ -54,12 +54,12 @@ static void state_gradient(State *s, int64_t step) {
 /* Elements [first, first + n) of the state as one update sees them. */
 static AdamWTensor state_slice(const State *s, bool with_master, bool decay, int64_t first, int64_t n) {
   size_t p = dtype_size(s->param.dt), m = dtype_size(s->m.dt), at = (size_t)first;
-  return AdamWTensor{(char *)s->param.data + at * p,
+  return AdamWTensor{(char *)on_device(&s->param) + at * p,
                      s->param.dt,
-                     with_master ? (float *)s->master.data + first : NULL,
-                     (float *)s->grad.data + first,
-                     (char *)s->m.data + at * m,
-                     (char *)s->v.data + at * m,
+                     with_master ? (float *)on_device(&s->master) + first : NULL,
+                     (float *)on_device(&s->grad) + first,
+                     (char *)on_device(&s->m) + at * m,
+                     (char *)on_device(&s->v) + at * m,
                      s->m.dt,
                      NULL,
                      NULL,
@@ -109,8 +109,8 @@ static void adamw_master_is_the_fp32_update(void **state) {
     adamw_update((Device *)*state, &f, &a);
   }
   for (int64_t i = 0; i < n; i++) set(&rounded, i, get(&full.param, i));
-  assert_memory_equal(s.master.data, full.param.data, (size_t)n * sizeof(float));
-  assert_memory_equal(s.param.data, rounded.data, (size_t)n * sizeof(bf16));
+  assert_memory_equal(on_host(&s.master), on_host(&full.param), (size_t)n * sizeof(float));
+  assert_memory_equal(on_host(&s.param), on_host(&rounded), (size_t)n * sizeof(bf16));
   tensor_free(&rounded);
   state_free(&s);
   state_free(&full);
@@ -183,9 +183,9 @@ static void adamw_rounding_depends_on_the_element_only(void **state) {
     }
   }
   size_t bytes = (size_t)n * sizeof(bf16);
-  assert_memory_equal(whole.param.data, sliced.param.data, bytes);
-  assert_memory_equal(whole.m.data, sliced.m.data, bytes);
-  assert_memory_equal(whole.v.data, sliced.v.data, bytes);
+  assert_memory_equal(on_host(&whole.param), on_host(&sliced.param), bytes);
+  assert_memory_equal(on_host(&whole.m), on_host(&sliced.m), bytes);
+  assert_memory_equal(on_host(&whole.v), on_host(&sliced.v), bytes);
 
   for (int variant = 0; variant < 4; variant++) {
     State fresh = state_new(DT_BF16, DT_BF16, n), other = state_new(DT_BF16, DT_BF16, n);
@@ -199,7 +199,7 @@ static void adamw_rounding_depends_on_the_element_only(void **state) {
     u.id += variant == 2;
     u.first += variant == 3 ? (int64_t)1 << 33 : 0;
     adamw_update(dev, &u, &b);
-    bool same = memcmp(fresh.v.data, other.v.data, bytes) == 0;
+    bool same = memcmp(on_host(&fresh.v), on_host(&other.v), bytes) == 0;
     assert_true(same == (variant == 0));
     state_free(&fresh);
     state_free(&other);
@@ -235,25 +235,25 @@ static void sum_of_squares_is_exact_enough_and_shows_non_finite(void **state) {
     Tensor x = tensor_random(DT_FP32, n, 3, &seed);
     long double expected = 0;
     for (int64_t i = 0; i < n; i++) expected += (long double)get(&x, i) * get(&x, i);
-    double sum = sum_of_squares(dev, x.data, DT_FP32, n);
+    double sum = sum_of_squares(dev, on_device(&x), DT_FP32, n);
     assert_true(fabs(sum - (double)expected) <= 1e-13 * (double)expected);
-    assert_true(sum == sum_of_squares(&one, x.data, DT_FP32, n));
+    assert_true(sum == sum_of_squares(&one, on_device(&x), DT_FP32, n));
     if (n > 0) {
       set(&x, n - 1, INFINITY);
-      assert_false(isfinite(sum_of_squares(dev, x.data, DT_FP32, n)));
+      assert_false(isfinite(sum_of_squares(dev, on_device(&x), DT_FP32, n)));
       set(&x, n - 1, NAN);
-      assert_true(isnan(sum_of_squares(dev, x.data, DT_FP32, n)));
+      assert_true(isnan(sum_of_squares(dev, on_device(&x), DT_FP32, n)));
       set(&x, n - 1, 1e30); /* its square is no float, but a double */
-      assert_true(isfinite(sum_of_squares(dev, x.data, DT_FP32, n)));
+      assert_true(isfinite(sum_of_squares(dev, on_device(&x), DT_FP32, n)));
     }
     tensor_free(&x);
   }
   /* more pieces than are added up at a time */
   int64_t n = 256 * 65536 + 12345;
-  float *x = (float *)malloc((size_t)n * sizeof *x);
-  for (int64_t i = 0; i < n; i++) x[i] = 0.5f;
-  assert_true(sum_of_squares(dev, x, DT_FP32, n) == 0.25 * (double)n);
-  free(x);
+  Tensor x = tensor_new(DT_FP32, n);
+  fill_constant(dev, on_device(&x), DT_FP32, 0.5f, n);
+  assert_true(sum_of_squares(dev, on_device(&x), DT_FP32, n) == 0.25 * (double)n);
+  tensor_free(&x);
 }
 
 /* ---- conversions and initial values ---- */
@@ -274,29 +274,35 @@ static void convert_rounds_to_nearest_even(void **state) {
       {0x7f800000, 0x7f80}, {0xff800000, 0xff80},
   };
   for (const auto &c : cases) {
-    uint16_t to = 0xaaaa;
-    convert(dev, &to, DT_BF16, &c.from, DT_FP32, 1);
-    assert_int_equal(to, c.to);
+    Mirror *from = mirror_of(&c.from, sizeof c.from), *to = mirror_new(sizeof c.to);
+    convert(dev, mirror_use(to), DT_BF16, mirror_use(from), DT_FP32, 1);
+    assert_int_equal(*(const uint16_t *)mirror_read(to), c.to);
+    mirror_free(from);
+    mirror_free(to);
   }
   const uint32_t nans[] = {0x7f800001, 0x7fffffff, 0xffc00000, 0xff8000ff};
-  uint16_t to[4];
-  convert(dev, to, DT_BF16, nans, DT_FP32, 4);
-  for (int i = 0; i < 4; i++) assert_true((to[i] & 0x7fff) > 0x7f80 && to[i] >> 15 == nans[i] >> 31);
+  Mirror *from = mirror_of(nans, sizeof nans), *to = mirror_new(4 * sizeof(uint16_t));
+  convert(dev, mirror_use(to), DT_BF16, mirror_use(from), DT_FP32, 4);
+  const uint16_t *rounded = (const uint16_t *)mirror_read(to);
+  for (int i = 0; i < 4; i++)
+    assert_true((rounded[i] & 0x7fff) > 0x7f80 && rounded[i] >> 15 == nans[i] >> 31);
+  mirror_free(from);
+  mirror_free(to);
 
   const int64_t sizes[] = {0, 1, 7, 4096, 4097, 10001};
   for (int64_t n : sizes) {
     uint64_t seed = (uint64_t)n;
     Tensor x = tensor_random(DT_FP32, n, 1, &seed), y = tensor_new(DT_BF16, n), z = tensor_new(DT_FP32, n);
     Tensor same = tensor_new(DT_FP32, n), half = tensor_new(DT_BF16, n);
-    convert(dev, y.data, DT_BF16, x.data, DT_FP32, n);
-    convert(dev, z.data, DT_FP32, y.data, DT_BF16, n);
-    convert(dev, same.data, DT_FP32, x.data, DT_FP32, n);
-    convert(dev, half.data, DT_BF16, y.data, DT_BF16, n);
+    convert(dev, on_device(&y), DT_BF16, on_device(&x), DT_FP32, n);
+    convert(dev, on_device(&z), DT_FP32, on_device(&y), DT_BF16, n);
+    convert(dev, on_device(&same), DT_FP32, on_device(&x), DT_FP32, n);
+    convert(dev, on_device(&half), DT_BF16, on_device(&y), DT_BF16, n);
     for (int64_t i = 0; i < n; i++) assert_true(fabs(get(&z, i) - get(&x, i)) <= 0x1p-8 * fabs(get(&x, i)));
-    assert_memory_equal(same.data, x.data, (size_t)n * sizeof(float));
-    assert_memory_equal(half.data, y.data, (size_t)n * sizeof(bf16));
-    fill_constant(dev, y.data, DT_BF16, 1.5f, n);
-    fill_constant(dev, z.data, DT_FP32, -2.25f, n);
+    assert_memory_equal(on_host(&same), on_host(&x), (size_t)n * sizeof(float));
+    assert_memory_equal(on_host(&half), on_host(&y), (size_t)n * sizeof(bf16));
+    fill_constant(dev, on_device(&y), DT_BF16, 1.5f, n);
+    fill_constant(dev, on_device(&z), DT_FP32, -2.25f, n);
     for (int64_t i = 0; i < n; i++) assert_true(get(&y, i) == 1.5 && get(&z, i) == -2.25);
     Tensor *all[] = {&x, &y, &z, &same, &half};
     for (Tensor *t : all) tensor_free(t);
@@ -309,12 +315,12 @@ static void fill_normal_is_normal_and_sliceable(void **state) {
   const int64_t n = 200003;
   const double std = 0.02;
   Tensor x = tensor_new(DT_FP32, n), sliced = tensor_new(DT_FP32, n), half = tensor_new(DT_BF16, n);
-  fill_normal(dev, x.data, DT_FP32, (float)std, 11, 3, 0, n);
-  fill_normal(&one, sliced.data, DT_FP32, (float)std, 11, 3, 0, 4097);
-  fill_normal(&one, (float *)sliced.data + 4097, DT_FP32, (float)std, 11, 3, 4097, n - 4097);
-  assert_memory_equal(x.data, sliced.data, (size_t)n * sizeof(float));
-  fill_normal(dev, half.data, DT_BF16, (float)std, 11, 3, 0, n);
-  convert(dev, sliced.data, DT_FP32, half.data, DT_BF16, n);
+  fill_normal(dev, on_device(&x), DT_FP32, (float)std, 11, 3, 0, n);
+  fill_normal(&one, on_device(&sliced), DT_FP32, (float)std, 11, 3, 0, 4097);
+  fill_normal(&one, (float *)on_device(&sliced) + 4097, DT_FP32, (float)std, 11, 3, 4097, n - 4097);
+  assert_memory_equal(on_host(&x), on_host(&sliced), (size_t)n * sizeof(float));
+  fill_normal(dev, on_device(&half), DT_BF16, (float)std, 11, 3, 0, n);
+  convert(dev, on_device(&sliced), DT_FP32, on_device(&half), DT_BF16, n);
   for (int64_t i = 0; i < n; i++)
     assert_true(fabs(get(&sliced, i) - get(&x, i)) <= 0x1p-8 * fabs(get(&x, i)));
 
@@ -332,7 +338,7 @@ static void fill_normal_is_normal_and_sliceable(void **state) {
   for (int k = 0; k < 5; k++)
     assert_true(fabs(moments[k] / (double)n - expected[k]) < 5 * deviation[k] / sqrt((double)n));
 
-  fill_normal(dev, sliced.data, DT_FP32, (float)std, 11, 4, 0, n);
+  fill_normal(dev, on_device(&sliced), DT_FP32, (float)std, 11, 4, 0, n);
   double product = 0;
   for (int64_t i = 0; i < n; i++) product += get(&x, i) * get(&sliced, i) / (std * std);
   assert_true(fabs(product / (double)n) < 5 / sqrt((double)n));

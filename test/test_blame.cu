@@ -10,6 +10,7 @@ extern "C" {
 #include <math.h>
 
 #include "llama/blame.h"
+#include "ops/convert.h"  // defines: fill_constant
 #include "tiny_model.cuh" // defines: TinyModel, tiny_open, tiny_close
 
 typedef struct Case {
@@ -23,8 +24,8 @@ static void spoil(TinyModel *t, const Case *c) {
   int count;
   const ParamSpec *spec = &params_of_unit(&t->model.params, c->unit, &count)[c->index];
   float *w = (float *)model_weight(&t->model, c->unit, spec);
-  int64_t n = spec->rows * spec->cols;
-  for (int64_t i = isnan(c->value) ? n / 2 : 0; i < n; i++) w[i] = c->value;
+  int64_t n = spec->rows * spec->cols, first = isnan(c->value) ? n / 2 : 0;
+  fill_constant(&t->dev, w + first, DT_FP32, c->value, n - first);
 }
 
 static void names_the_first(void **) {
@@ -72,9 +73,9 @@ static void names_a_gradient(void **) {
   tiny_open(&t, tiny_config(false, false), tiny_shape(2, 1, 12));
   assert_true(isfinite(model_forward_backward(&t.model, &t.step, NULL)));
   const ParamSpec *layer = t.model.params.layer;
-  model_gradient(&t.model, 1, &layer[P_QKV])[0] = INFINITY;
-  model_gradient(&t.model, 1, &layer[P_DOWN])[3] = NAN;
-  model_gradient(&t.model, 0, &layer[P_DOWN])[3] = NAN;
+  fill_constant(&t.dev, model_gradient(&t.model, 1, &layer[P_QKV]), DT_FP32, INFINITY, 1);
+  fill_constant(&t.dev, model_gradient(&t.model, 1, &layer[P_DOWN]) + 3, DT_FP32, NAN, 1);
+  fill_constant(&t.dev, model_gradient(&t.model, 0, &layer[P_DOWN]) + 3, DT_FP32, NAN, 1);
   char text[BLAME_TEXT];
   model_blame(&t.model, &t.step, text);
   assert_string_equal(text, "the gradient of model.layers.1.mlp.down_proj.weight");

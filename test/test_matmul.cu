@@ -22,12 +22,11 @@ typedef struct Fixture {
 
 static int setup(void **state) {
   Fixture *f = (Fixture *)calloc(1, sizeof *f);
-  Error e;
-  if (!device_open(&f->dev, "cpu", 0, &e)) return -1;
+  open_test_device(&f->dev, 0);
   f->dev.workspace_bytes = device_workspace_bytes(&f->dev, DT_BF16);
   int64_t floats = (int64_t)f->dev.workspace_bytes / 4;
   f->workspace = tensor_new(DT_FP32, 1, floats, floats);
-  f->dev.workspace = f->workspace.data;
+  f->dev.workspace = on_device(&f->workspace);
   *state = f;
   return 0;
 }
@@ -41,7 +40,7 @@ static int teardown(void **state) {
 }
 
 static Matrix matrix(const Tensor *t) {
-  return Matrix{t->data, t->dtype, t->ld};
+  return Matrix{on_device(t), t->dtype, t->ld};
 }
 
 /* One product to be checked. */
@@ -89,12 +88,13 @@ static void run_product(Fixture *f, const Product *p) {
     tensor_random(&out, 4, 3);
     tensor_random(&again, 4, 3);
   }
+  on_device(&f->workspace); /* about to be written */
   matmul(&f->dev, matrix(&out), matrix(&a), p->transpose_a, matrix(&b), p->transpose_b, p->M, p->N, p->K,
          p->accumulate);
   matmul(&f->dev, matrix(&again), matrix(&a), p->transpose_a, matrix(&b), p->transpose_b, p->M, p->N, p->K,
          p->accumulate);
   check_product(p, &out, &a, &b, &old);
-  assert_memory_equal(out.data, again.data, tensor_bytes(&out));
+  assert_memory_equal(on_host(&out), on_host(&again), tensor_bytes(&out));
   assert_true(tensor_guards_whole(&out));
   assert_true(tensor_guards_whole(&f->workspace));
   tensor_free(&a);
@@ -161,8 +161,9 @@ static void test_exact_integers(void **state) {
 }
 
 static void test_rate(void **state) {
-  double rate = matmul_measure_rate(&((Fixture *)*state)->dev, 0.02);
-  assert_true(isfinite(rate) && rate > 1e6);
+  double rate = matmul_measure_rate(&((Fixture *)*state)->dev, DT_FP32, 0.02);
+  double rate_bf16 = matmul_measure_rate(&((Fixture *)*state)->dev, DT_BF16, 0.02);
+  assert_true(isfinite(rate) && rate > 1e6 && isfinite(rate_bf16) && rate_bf16 > 1e6);
 }
 
 /* y = x w^T + bias (+ y), in one product with a column of ones and the bias as one more column of w. */
@@ -175,8 +176,8 @@ static void check_linear_forward(Fixture *f, DType dt, bool bias, bool accumulat
   tensor_random(&b, 1, 3);
   tensor_random(&old, 4, 4);
   if (accumulate) tensor_random(&y, 4, 4);
-  Linear l = {in, out, w.data, bias ? b.data : NULL, NULL, NULL};
-  linear_forward(&f->dev, dt, &l, y.data, x.data, rows, accumulate);
+  Linear l = {in, out, on_device(&w), bias ? on_device(&b) : NULL, NULL, NULL};
+  linear_forward(&f->dev, dt, &l, on_device(&y), on_device(&x), rows, accumulate);
   assert_true(tensor_guards_whole(&y));
   for (int64_t i = 0; i < rows; i++) {
     for (int64_t j = 0; j < out; j++) {
@@ -223,19 +224,19 @@ static void check_linear_backward(Fixture *f, DType dt, bool bias, int64_t rows,
   tensor_random(&db, 2, 5);
   tensor_random(&old_db, 2, 5);
   for (int64_t i = 0; i < rows; i++) tensor_set(&ones, i, 0, 1.0f);
-  Linear l = {in, out, w.data, NULL, (float *)dw.data, bias ? (float *)db.data : NULL};
-  linear_backward_input(&f->dev, dt, &l, dx.data, dy.data, rows);
-  linear_backward_weight(&f->dev, dt, &l, dy.data, x.data, rows);
+  Linear l = {in, out, on_device(&w), NULL, (float *)on_device(&dw), bias ? (float *)on_device(&db) : NULL};
+  linear_backward_input(&f->dev, dt, &l, on_device(&dx), on_device(&dy), rows);
+  linear_backward_weight(&f->dev, dt, &l, on_device(&dy), on_device(&x), rows);
   Product input = {dt, dt, false, false, false, rows, in, out};
   Product weight = {DT_FP32, dt, true, false, true, out, in, rows};
   Product columns = {DT_FP32, dt, true, false, true, out, 1, rows};
   check_product(&input, &dx, &dy, &w, NULL);
   check_product(&weight, &dw, &dy, &x, &old_dw);
-  Tensor db_column = {db.data, DT_FP32, out, 1, 1};
+  Tensor db_column = {db.memory, DT_FP32, out, 1, 1};
   if (bias)
     check_product(&columns, &db_column, &dy, &ones, &old_db);
   else
-    assert_memory_equal(db.data, old_db.data, tensor_bytes(&db));
+    assert_memory_equal(on_host(&db), on_host(&old_db), tensor_bytes(&db));
   assert_true(tensor_guards_whole(&dx) && tensor_guards_whole(&dw) && tensor_guards_whole(&db));
   Tensor *all[] = {&x, &w, &dy, &dx, &dw, &db, &ones, &old_dw, &old_db};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) tensor_free(all[i]);
@@ -252,10 +253,17 @@ static void test_linear_backward(void **state) {
 
 /* Without dweight no gradient is wanted: dbias stays too. */
 static void test_linear_frozen(void **state) {
-  float x[2] = {1, 2}, dy[2] = {3, 4}, dbias[1] = {5};
-  Linear l = {1, 1, NULL, NULL, NULL, dbias};
-  linear_backward_weight(&((Fixture *)*state)->dev, DT_FP32, &l, dy, x, 2);
-  assert_true(dbias[0] == 5);
+  Tensor x = tensor_new(DT_FP32, 2, 1, 1), dy = tensor_new(DT_FP32, 2, 1, 1),
+         db = tensor_new(DT_FP32, 1, 1, 1);
+  tensor_random(&x, 1, 1);
+  tensor_random(&dy, 1, 2);
+  tensor_set(&db, 0, 0, 5);
+  Linear l = {1, 1, NULL, NULL, NULL, (float *)on_device(&db)};
+  linear_backward_weight(&((Fixture *)*state)->dev, DT_FP32, &l, on_device(&dy), on_device(&x), 2);
+  assert_true(tensor_get(&db, 0, 0) == 5);
+  tensor_free(&x);
+  tensor_free(&dy);
+  tensor_free(&db);
 }
 
 /* A million rows of 0.1: adding them one by one in fp32 gives 100958. Sums of sums err by the sum of their
@@ -267,14 +275,18 @@ static void test_bias_gradient_of_many_rows(void **state) {
     for (int64_t j = 0; j < out; j++) tensor_set(&dy, i, j, 0.1f);
     tensor_set(&x, i, 0, 0.0f);
   }
-  float dweight[3] = {}, dbias[3] = {};
-  Linear l = {1, out, NULL, NULL, dweight, dbias};
-  linear_backward_weight(&((Fixture *)*state)->dev, DT_FP32, &l, dy.data, x.data, rows);
+  Tensor dweight = tensor_new(DT_FP32, 1, out, out), dbias = tensor_new(DT_FP32, 1, out, out);
+  for (int64_t j = 0; j < out; j++) {
+    tensor_set(&dweight, 0, j, 0);
+    tensor_set(&dbias, 0, j, 0);
+  }
+  Linear l = {1, out, NULL, NULL, (float *)on_device(&dweight), (float *)on_device(&dbias)};
+  linear_backward_weight(&((Fixture *)*state)->dev, DT_FP32, &l, on_device(&dy), on_device(&x), rows);
   double expected = (double)0.1f * rows;
   for (int64_t j = 0; j < out; j++)
-    assert_true(fabs(dbias[j] - expected) <= 1000 * roundoff(DT_FP32) * expected);
-  tensor_free(&dy);
-  tensor_free(&x);
+    assert_true(fabs(tensor_get(&dbias, 0, j) - expected) <= 1000 * roundoff(DT_FP32) * expected);
+  Tensor *all[] = {&dy, &x, &dweight, &dbias};
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) tensor_free(all[i]);
 }
 
 int main(void) {

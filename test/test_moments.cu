@@ -101,8 +101,8 @@ static const AdamW SETTINGS = {1e-2, 0.9, 0.95, 1e-8, 0.1, 1, 0.75f, 42};
 /* A tensor with its 8-bit moments. */
 typedef struct State {
   Tensor param, master, grad;
-  uint8_t *m, *v;             /* [n] */
-  float *m_absmax, *v_absmax; /* [blocks] */
+  Mirror *m, *v;             /* uint8_t [n] */
+  Tensor m_absmax, v_absmax; /* [blocks] */
   int64_t n, blocks;
 } State;
 
@@ -115,10 +115,13 @@ static State state_new(DType dt, int64_t n) {
   s.grad = tensor_new(DT_FP32, n);
   s.n = n;
   s.blocks = (int64_t)blocks;
-  s.m = (uint8_t *)calloc((size_t)n, 1);
-  s.v = (uint8_t *)calloc((size_t)n, 1);
-  s.m_absmax = (float *)calloc(blocks, sizeof(float));
-  s.v_absmax = (float *)calloc(blocks, sizeof(float));
+  s.m = mirror_new((size_t)n);
+  s.v = mirror_new((size_t)n);
+  memset(mirror_write(s.m), 0, (size_t)n);
+  memset(mirror_write(s.v), 0, (size_t)n);
+  s.m_absmax = tensor_new(DT_FP32, (int64_t)blocks);
+  s.v_absmax = tensor_new(DT_FP32, (int64_t)blocks);
+  for (int64_t b = 0; b < s.blocks; b++) set(&s.m_absmax, b, 0), set(&s.v_absmax, b, 0);
   for (int64_t i = 0; i < n; i++) set(&s.master, i, get(&s.param, i));
   return s;
 }
@@ -126,10 +129,13 @@ static void state_free(State *s) {
   tensor_free(&s->param);
   tensor_free(&s->master);
   tensor_free(&s->grad);
-  free(s->m);
-  free(s->v);
-  free(s->m_absmax);
-  free(s->v_absmax);
+  tensor_free(&s->m_absmax);
+  tensor_free(&s->v_absmax);
+  mirror_free(s->m);
+  mirror_free(s->v);
+}
+static int code(Mirror *codes, int64_t i) {
+  return ((const uint8_t *)mirror_read(codes))[i];
 }
 /* Gradients of very different sizes; all of the third block are zero. */
 static void state_gradient(State *s, int64_t step) {
@@ -141,15 +147,15 @@ static void state_gradient(State *s, int64_t step) {
 }
 static AdamWTensor state_slice(const State *s, bool with_master, int64_t first, int64_t n) {
   AdamWTensor t = {};
-  t.param = (char *)s->param.data + (size_t)first * dtype_size(s->param.dt);
+  t.param = (char *)on_device(&s->param) + (size_t)first * dtype_size(s->param.dt);
   t.dtype = s->param.dt;
-  t.master = with_master ? (float *)s->master.data + first : NULL;
-  t.grad = (float *)s->grad.data + first;
-  t.m = s->m + first;
-  t.v = s->v + first;
+  t.master = with_master ? (float *)on_device(&s->master) + first : NULL;
+  t.grad = (float *)on_device(&s->grad) + first;
+  t.m = (uint8_t *)mirror_use(s->m) + first;
+  t.v = (uint8_t *)mirror_use(s->v) + first;
   t.moments = DT_U8;
-  t.m_absmax = s->m_absmax + first / MOMENT_BLOCK;
-  t.v_absmax = s->v_absmax + first / MOMENT_BLOCK;
+  t.m_absmax = (float *)on_device(&s->m_absmax) + first / MOMENT_BLOCK;
+  t.v_absmax = (float *)on_device(&s->v_absmax) + first / MOMENT_BLOCK;
   t.n = n;
   t.decay = true;
   t.id = 7;
@@ -179,8 +185,8 @@ static void update_equals_its_definition(void **state) {
       double correction1 = 1 - pow(a.beta1, (double)a.step), correction2 = 1 - pow(a.beta2, (double)a.step);
       for (int64_t i = 0; i < n; i++) {
         double g = get(&s.grad, i) * a.grad_scale;
-        m[i] = signed_map[s.m[i]] * s.m_absmax[i / MOMENT_BLOCK];
-        v[i] = unsigned_map[s.v[i]] * s.v_absmax[i / MOMENT_BLOCK];
+        m[i] = signed_map[code(s.m, i)] * get(&s.m_absmax, i / MOMENT_BLOCK);
+        v[i] = unsigned_map[code(s.v, i)] * get(&s.v_absmax, i / MOMENT_BLOCK);
         m[i] += (g - m[i]) * (1 - a.beta1);
         v[i] = v[i] * a.beta2 + g * g * (1 - a.beta2);
         p[i] = get(&s.param, i) * (1 - a.lr * a.weight_decay);
@@ -196,11 +202,11 @@ static void update_equals_its_definition(void **state) {
           m_most = fmax(m_most, fabs(m[i]));
           v_most = fmax(v_most, v[i]);
         }
-        assert_true(fabs(s.m_absmax[b] - m_most) <= 8 * FP32_ERROR * m_most);
-        assert_true(fabs(s.v_absmax[b] - v_most) <= 8 * FP32_ERROR * v_most);
+        assert_true(fabs(get(&s.m_absmax, b) - m_most) <= 8 * FP32_ERROR * m_most);
+        assert_true(fabs(get(&s.v_absmax, b) - v_most) <= 8 * FP32_ERROR * v_most);
         for (int64_t i = b * MOMENT_BLOCK; i < end && m_most > 0; i++) {
-          check_code(s.m[i], m[i] / m_most, signed_map);
-          check_code(s.v[i], v[i] / v_most, unsigned_map);
+          check_code(code(s.m, i), m[i] / m_most, signed_map);
+          check_code(code(s.v, i), v[i] / v_most, unsigned_map);
         }
       }
     }
@@ -228,12 +234,14 @@ static void slices_and_threads_agree(void **state) {
         adamw_update(&one, &part, &a);
       }
     }
-    assert_memory_equal(whole.param.data, sliced.param.data, (size_t)n * sizeof(bf16));
-    assert_memory_equal(whole.master.data, sliced.master.data, (size_t)n * sizeof(float));
-    assert_memory_equal(whole.m, sliced.m, (size_t)n);
-    assert_memory_equal(whole.v, sliced.v, (size_t)n);
-    assert_memory_equal(whole.m_absmax, sliced.m_absmax, (size_t)whole.blocks * sizeof(float));
-    assert_memory_equal(whole.v_absmax, sliced.v_absmax, (size_t)whole.blocks * sizeof(float));
+    assert_memory_equal(on_host(&whole.param), on_host(&sliced.param), (size_t)n * sizeof(bf16));
+    assert_memory_equal(on_host(&whole.master), on_host(&sliced.master), (size_t)n * sizeof(float));
+    assert_memory_equal(mirror_read(whole.m), mirror_read(sliced.m), (size_t)n);
+    assert_memory_equal(mirror_read(whole.v), mirror_read(sliced.v), (size_t)n);
+    assert_memory_equal(on_host(&whole.m_absmax), on_host(&sliced.m_absmax),
+                        (size_t)whole.blocks * sizeof(float));
+    assert_memory_equal(on_host(&whole.v_absmax), on_host(&sliced.v_absmax),
+                        (size_t)whole.blocks * sizeof(float));
     for (int64_t i = 0; i < n && with_master; i++) {
       bf16 rounded;
       store(&rounded, (float)get(&whole.master, i));

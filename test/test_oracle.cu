@@ -17,6 +17,7 @@ extern "C" {
 #include "io/hf_config.h"
 #include "llama/hf_model.h"
 #include "llama/optimizer.h"
+#include "test/mirror.cuh" // defines: open_test_device
 
 /* L2 errors against float64, as multiples of what transformers in fp32 is off by (oracle.json, error_fp32):
  * sums in other orders have other luck. Below the floor, a few roundings of fp32, luck is all there is. */
@@ -71,7 +72,7 @@ static void open_fixture(Fixture *f, const char *name, Recompute recompute, int6
   f->oracle = safetensors_open(path, &e);
   CHECK(f->oracle, "%s", e.text);
   CHECK(hf_config_read(&f->config, f->dir, &e), "%s", e.text);
-  CHECK(device_open(&f->dev, "cpu", 0, &e), "%s", e.text);
+  open_test_device(&f->dev, 0);
   RunShape shape = {};
   shape.A = (int64_t)number(f->json, "A");
   shape.B = (int64_t)number(f->json, "B");
@@ -180,7 +181,7 @@ static void check_logits(Fixture *f) {
 
 /* Calls check() for every Hugging Face tensor with its values of now, its name, and its place. */
 typedef void (*CheckTensor)(const Fixture *f, const char *name, const float *values, int64_t n);
-static void each_tensor(const Fixture *f, bool gradients, CheckTensor check) {
+static void each_tensor(Fixture *f, bool gradients, CheckTensor check) {
   const ParamTable *table = &f->model.params;
   for (int64_t u = 0; u < params_units(table); u++) {
     int count;
@@ -191,8 +192,12 @@ static void each_tensor(const Fixture *f, bool gradients, CheckTensor check) {
         char name[128];
         const float *all = gradients ? model_gradient(&f->model, u, &specs[i])
                                      : (const float *)model_weight(&f->model, u, &specs[i]);
-        check(f, params_hf_name(name, slice, u), all + slice->row * specs[i].cols,
-              slice->rows * specs[i].cols);
+        int64_t n = slice->rows * specs[i].cols;
+        float *values = (float *)malloc((size_t)n * sizeof *values);
+        device_copy(&f->dev, values, all + slice->row * specs[i].cols, (size_t)n * sizeof *values,
+                    COPY_FROM_DEVICE);
+        check(f, params_hf_name(name, slice, u), values, n);
+        free(values);
       }
   }
 }

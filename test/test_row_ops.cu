@@ -104,11 +104,11 @@ static void rmsnorm_case(Device *dev, DType dt, int64_t rows, int64_t n) {
   double *expected = doubles(rows * n), *dx = doubles(rows * n), *dw = as_doubles(&dw0);
 
   rmsnorm_reference(expected, xd, wd, rows, n);
-  rmsnorm_forward(dev, dt, y.data, x.data, w.data, rows, n, (float)EPS);
+  rmsnorm_forward(dev, dt, on_device(&y), on_device(&x), on_device(&w), rows, n, (float)EPS);
   assert_near(&y, expected, storage_error(dt));
   Tensor in_place = tensor_copy(&x);
-  rmsnorm_forward(dev, dt, in_place.data, in_place.data, w.data, rows, n, (float)EPS);
-  assert_memory_equal(in_place.data, y.data, (size_t)(rows * n) * dtype_size(dt));
+  rmsnorm_forward(dev, dt, on_device(&in_place), on_device(&in_place), on_device(&w), rows, n, (float)EPS);
+  assert_memory_equal(on_host(&in_place), on_host(&y), (size_t)(rows * n) * dtype_size(dt));
   tensor_free(&in_place);
 
   rmsnorm_backward_reference(dx, dw, dyd, xd, wd, rows, n);
@@ -132,17 +132,19 @@ static void rmsnorm_case(Device *dev, DType dt, int64_t rows, int64_t n) {
   Tensor *outs[] = {&separate, &over_x, &over_dy};
   for (Tensor *out : outs) {
     Tensor got = tensor_copy(&dw0);
-    rmsnorm_backward(dev, dt, out->data, (float *)got.data, out == &over_dy ? out->data : dy.data,
-                     out == &over_x ? out->data : x.data, w.data, rows, n, (float)EPS, false);
+    rmsnorm_backward(
+        dev, dt, on_device(out), (float *)on_device(&got), out == &over_dy ? on_device(out) : on_device(&dy),
+        out == &over_x ? on_device(out) : on_device(&x), on_device(&w), rows, n, (float)EPS, false);
     assert_near(out, dx, dx_error);
     assert_near(&got, dw, dw_error);
-    assert_memory_equal(out->data, separate.data, (size_t)(rows * n) * dtype_size(dt));
+    assert_memory_equal(on_host(out), on_host(&separate), (size_t)(rows * n) * dtype_size(dt));
     tensor_free(&got);
   }
 
   Tensor sum = tensor_copy(&before), got = tensor_copy(&dw0);
   for (int64_t i = 0; i < rows * n; i++) dx[i] += get(&before, i);
-  rmsnorm_backward(dev, dt, sum.data, (float *)got.data, dy.data, x.data, w.data, rows, n, (float)EPS, true);
+  rmsnorm_backward(dev, dt, on_device(&sum), (float *)on_device(&got), on_device(&dy), on_device(&x),
+                   on_device(&w), rows, n, (float)EPS, true);
   assert_near(&sum, dx, dx_error + storage_error(dt));
   assert_near(&got, dw, dw_error);
 
@@ -173,8 +175,8 @@ static void rmsnorm_weight_gradient_keeps_its_digits(void **state) {
   double *xd = as_doubles(&x), *wd = as_doubles(&w), *dyd = as_doubles(&dy);
   double *dx = doubles(rows * n), *expected = doubles(n);
   rmsnorm_backward_reference(dx, expected, dyd, xd, wd, rows, n);
-  rmsnorm_backward(dev, DT_FP32, dy.data, (float *)dw.data, dy.data, x.data, w.data, rows, n, (float)EPS,
-                   false);
+  rmsnorm_backward(dev, DT_FP32, on_device(&dy), (float *)on_device(&dw), on_device(&dy), on_device(&x),
+                   on_device(&w), rows, n, (float)EPS, false);
   assert_near(&dw, expected, 2 * FP32_ERROR);
 
   /* dy is gone, dx lay over it: the same sum once more, by one thread */
@@ -183,9 +185,9 @@ static void rmsnorm_weight_gradient_keeps_its_digits(void **state) {
   Tensor again = tensor_new(DT_FP32, n);
   for (int64_t i = 0; i < rows * n; i++) set(&dy, i, dyd[i]);
   for (int64_t i = 0; i < n; i++) set(&again, i, 0);
-  rmsnorm_backward(&one, DT_FP32, dy.data, (float *)again.data, dy.data, x.data, w.data, rows, n, (float)EPS,
-                   false);
-  assert_memory_equal(again.data, dw.data, (size_t)n * sizeof(float));
+  rmsnorm_backward(&one, DT_FP32, on_device(&dy), (float *)on_device(&again), on_device(&dy), on_device(&x),
+                   on_device(&w), rows, n, (float)EPS, false);
+  assert_memory_equal(on_host(&again), on_host(&dw), (size_t)n * sizeof(float));
 
   Tensor *all[] = {&x, &dy, &w, &dw, &again};
   for (Tensor *t : all) tensor_free(t);
@@ -239,9 +241,9 @@ static void glu_case(Device *dev, DType dt, Activation a, int64_t rows, int64_t 
       dgu[r * 2 * FF + i] = d * u * act_slope(a, g);
       dgu[r * 2 * FF + FF + i] = d * act(a, g);
     }
-  glu_forward(dev, dt, a, h.data, gu.data, rows, FF);
+  glu_forward(dev, dt, a, on_device(&h), on_device(&gu), rows, FF);
   assert_near(&h, expected, storage_error(dt));
-  glu_backward(dev, dt, a, gu.data, dh.data, rows, FF);
+  glu_backward(dev, dt, a, on_device(&gu), on_device(&dh), rows, FF);
   assert_near(&gu, dgu, storage_error(dt));
   Tensor *all[] = {&gu, &dh, &h};
   for (Tensor *t : all) tensor_free(t);
@@ -301,8 +303,11 @@ static void cross_entropy_case(Device *dev, DType dt, int64_t rows, int64_t V, d
     for (int64_t i = 0; i < V; i++) xd[i] = get(&x, r * V + i);
     if (targets[r] >= 0) expected[r] = cross_entropy_reference(dx + r * V, xd, targets[r], V, factor);
   }
-  cross_entropy_forward(dev, dt, (float *)forward_only.data, x.data, targets, rows, V);
-  cross_entropy_forward_backward(dev, dt, (float *)losses.data, x.data, targets, rows, V, (float)factor);
+  Mirror *device_targets = mirror_of(targets, (size_t)rows * sizeof *targets);
+  const int32_t *at = (const int32_t *)mirror_use(device_targets);
+  cross_entropy_forward(dev, dt, (float *)on_device(&forward_only), on_device(&x), at, rows, V);
+  cross_entropy_forward_backward(dev, dt, (float *)on_device(&losses), on_device(&x), at, rows, V,
+                                 (float)factor);
   for (int64_t r = 0; r < rows; r++) {
     /* log(sum) loses 2e-7 absolutely, max - logit its last bit */
     assert_true(fabs(get(&losses, r) - expected[r]) <= FP32_ERROR * fmax(1, expected[r]));
@@ -310,7 +315,7 @@ static void cross_entropy_case(Device *dev, DType dt, int64_t rows, int64_t V, d
     assert_true(get(&losses, r) == 0);
     for (int64_t i = 0; i < V; i++) assert_true(get(&x, r * V + i) == 0);
   }
-  assert_memory_equal(losses.data, forward_only.data, (size_t)rows * sizeof(float));
+  assert_memory_equal(on_host(&losses), on_host(&forward_only), (size_t)rows * sizeof(float));
   /* V = 1: exactly zero. Where one logit dominates, the gradient is 1 - softmax, known to fp32's absolute
    * error only, so the norm is not allowed to be smaller than that of one row of typical size. */
   double difference = 0, norm = factor * factor;
@@ -321,6 +326,7 @@ static void cross_entropy_case(Device *dev, DType dt, int64_t rows, int64_t V, d
   assert_true(sqrt(difference / norm) <= storage_error(dt));
   Tensor *all[] = {&x, &losses, &forward_only};
   for (Tensor *t : all) tensor_free(t);
+  mirror_free(device_targets);
   free(targets);
   free(xd);
   free(dx);
@@ -340,15 +346,20 @@ static void cross_entropy_equals_its_definition(void **state) {
 static void cross_entropy_shows_non_finite_logits(void **state) {
   const float bad[] = {NAN, INFINITY};
   FOR_EACH(float, x, bad) {
-    float logits[3 * 11], losses[3];
-    int32_t targets[3] = {2, 2, -1};
-    for (int i = 0; i < 33; i++) logits[i] = (float)(i % 5);
-    logits[11 + 7] = x;
-    cross_entropy_forward_backward((Device *)*state, DT_FP32, losses, logits, targets, 3, 11, 1);
-    assert_true(isfinite(losses[0]));
-    assert_true(isnan(losses[1]));
-    assert_true(losses[2] == 0);
-    for (int i = 0; i < 11; i++) assert_true(isfinite(logits[i]) && logits[22 + i] == 0);
+    const int32_t targets[3] = {2, 2, -1};
+    Tensor logits = tensor_new(DT_FP32, 3 * 11), losses = tensor_new(DT_FP32, 3);
+    Mirror *device_targets = mirror_of(targets, sizeof targets);
+    for (int i = 0; i < 33; i++) set(&logits, i, i % 5);
+    set(&logits, 11 + 7, x);
+    cross_entropy_forward_backward((Device *)*state, DT_FP32, (float *)on_device(&losses), on_device(&logits),
+                                   (const int32_t *)mirror_use(device_targets), 3, 11, 1);
+    assert_true(isfinite(get(&losses, 0)));
+    assert_true(isnan(get(&losses, 1)));
+    assert_true(get(&losses, 2) == 0);
+    for (int i = 0; i < 11; i++) assert_true(isfinite(get(&logits, i)) && get(&logits, 22 + i) == 0);
+    tensor_free(&logits);
+    tensor_free(&losses);
+    mirror_free(device_targets);
   }
 }
 
@@ -365,18 +376,21 @@ static void embedding_case(Device *dev, DType dt, int64_t rows, int64_t C, int64
   for (int64_t r = 0; r < rows; r++)
     for (int64_t i = 0; i < C; i++) expected[tokens[r] * C + i] += get(&dout, r * C + i);
 
-  embedding_forward(dev, dt, out.data, table.data, tokens, rows, C);
+  Mirror *device_tokens = mirror_of(tokens, (size_t)rows * sizeof *tokens);
+  const int32_t *at = (const int32_t *)mirror_use(device_tokens);
+  embedding_forward(dev, dt, on_device(&out), on_device(&table), at, rows, C);
   for (int64_t r = 0; r < rows; r++)
     for (int64_t i = 0; i < C; i++) assert_true(get(&out, r * C + i) == get(&table, tokens[r] * C + i));
-  embedding_backward(dev, dt, (float *)dtable.data, dout.data, tokens, rows, C);
+  embedding_backward(dev, dt, (float *)on_device(&dtable), on_device(&dout), at, rows, C);
   assert_near(&dtable, expected, FP32_ERROR);
   Device one = *dev;
   one.threads = 1;
-  embedding_backward(&one, dt, (float *)one_thread.data, dout.data, tokens, rows, C);
-  assert_memory_equal(dtable.data, one_thread.data, (size_t)(V * C) * sizeof(float));
+  embedding_backward(&one, dt, (float *)on_device(&one_thread), on_device(&dout), at, rows, C);
+  assert_memory_equal(on_host(&dtable), on_host(&one_thread), (size_t)(V * C) * sizeof(float));
 
   Tensor *all[] = {&table, &dout, &out, &dtable, &one_thread};
   for (Tensor *t : all) tensor_free(t);
+  mirror_free(device_tokens);
   free(tokens);
   free(expected);
 }
@@ -398,8 +412,8 @@ typedef struct QkCase {
   double *x, *w; /* [rows, ld]; [2, HS]: q_norm, k_norm */
   double *dy;    /* [rows, ld] */
   double scale;
-  float *inv_freq;    /* [HS/2] */
-  int32_t *positions; /* [rows] */
+  const float *inv_freq;    /* [HS/2] */
+  const int32_t *positions; /* [rows] */
   int64_t rows;
 } QkCase;
 
@@ -486,7 +500,7 @@ static void qk_prepare_case(Device *dev, DType dt, int64_t rows, int64_t NH, int
   for (int64_t i = 0; i < half; i++) set(&inv_freq, i, pow(500000, -2.0 * (double)i / (double)HS));
   int32_t *positions = (int32_t *)malloc((size_t)rows * sizeof *positions);
   for (int64_t r = 0; r < rows; r++) positions[r] = first_position - (int32_t)r * 31;
-  bf16 *w_k = (bf16 *)((char *)w.data + (size_t)HS * dtype_size(dt));
+  Mirror *device_positions = mirror_of(positions, (size_t)rows * sizeof *positions);
   QkCase c = {NH,
               NKV,
               HS,
@@ -496,35 +510,38 @@ static void qk_prepare_case(Device *dev, DType dt, int64_t rows, int64_t NH, int
               as_doubles(&w),
               as_doubles(&d),
               1.25,
-              (float *)inv_freq.data,
+              (const float *)on_host(&inv_freq),
               positions,
               rows};
+  double *expected = as_doubles(&qk), *dw_expected = as_doubles(&dw);
+  char *w_q = (char *)on_device(&w);
+  float *dw_q = (float *)on_device(&dw);
   QkPrepare p = {NH,
                  NKV,
                  HS,
-                 c.inv_freq,
+                 (const float *)on_device(&inv_freq),
                  (float)c.scale,
-                 positions,
-                 norm ? w.data : NULL,
-                 norm ? w_k : NULL,
-                 (float *)dw.data,
-                 (float *)dw.data + HS,
+                 (const int32_t *)mirror_use(device_positions),
+                 norm ? w_q : NULL,
+                 norm ? w_q + (size_t)HS * dtype_size(dt) : NULL,
+                 dw_q,
+                 dw_q + HS,
                  (float)EPS};
 
   /* forward: into a matrix of its own, whose columns past the keys stay, and in place */
-  double *y = doubles(rows * ld), *expected = as_doubles(&qk);
+  double *y = doubles(rows * ld);
   qk_reference(y, &c);
   for (int64_t r = 0; r < rows; r++)
     memcpy(expected + r * ld_qk, y + r * ld, (size_t)((NH + NKV) * HS) * sizeof *y);
   Tensor untouched = tensor_copy(&qk);
-  qk_prepare_forward(dev, dt, qk.data, ld_qk, qkv.data, ld, &p, rows);
+  qk_prepare_forward(dev, dt, on_device(&qk), ld_qk, on_device(&qkv), ld, &p, rows);
   assert_near(&qk, expected, storage_error(dt));
   for (int64_t r = 0; r < rows; r++)
     for (int64_t i = (NH + NKV) * HS; i < ld_qk; i++)
       assert_true(get(&qk, r * ld_qk + i) == get(&untouched, r * ld_qk + i));
   if (!norm) {
     Tensor in_place = tensor_copy(&qkv);
-    qk_prepare_forward(dev, dt, in_place.data, ld, in_place.data, ld, &p, rows);
+    qk_prepare_forward(dev, dt, on_device(&in_place), ld, on_device(&in_place), ld, &p, rows);
     for (int64_t r = 0; r < rows; r++)
       for (int64_t i = 0; i < ld; i++)
         assert_true(get(&in_place, r * ld + i) ==
@@ -533,9 +550,9 @@ static void qk_prepare_case(Device *dev, DType dt, int64_t rows, int64_t NH, int
   }
 
   /* backward: in place, the values' part untouched */
-  double *dx = as_doubles(&d), *dw_expected = as_doubles(&dw);
+  double *dx = as_doubles(&d);
   qk_backward_reference(dx, dw_expected, &c);
-  qk_prepare_backward(dev, dt, d.data, norm ? qkv.data : NULL, ld, &p, rows);
+  qk_prepare_backward(dev, dt, on_device(&d), norm ? on_device(&qkv) : NULL, ld, &p, rows);
   assert_near(&d, dx, FP32_ERROR + storage_error(dt));
   assert_near(&dw, dw_expected, 2 * FP32_ERROR);
   for (int64_t r = 0; r < rows; r++)
@@ -545,6 +562,7 @@ static void qk_prepare_case(Device *dev, DType dt, int64_t rows, int64_t NH, int
   for (Tensor *t : all) tensor_free(t);
   double *references[] = {c.x, c.w, c.dy, y, expected, dx, dw_expected};
   for (double *r : references) free(r);
+  mirror_free(device_positions);
   free(positions);
 }
 
@@ -565,20 +583,28 @@ static void qk_prepare_equals_its_definition(void **state) {
 
 static void nothing_is_done_to_no_rows(void **state) {
   Device *dev = (Device *)*state;
-  float x = 1, dw = 1;
-  int32_t token = 0;
-  QkPrepare p = {1, 1, 2, &x, 1, &token, &x, &x, &dw, &dw, 1};
-  rmsnorm_forward(dev, DT_FP32, &x, &x, &x, 0, 1, 1);
-  rmsnorm_backward(dev, DT_FP32, &x, &dw, &x, &x, &x, 0, 1, 1, false);
-  glu_forward(dev, DT_FP32, ACT_SILU, &x, &x, 0, 1);
-  glu_backward(dev, DT_FP32, ACT_SILU, &x, &x, 0, 1);
-  cross_entropy_forward(dev, DT_FP32, &x, &x, &token, 0, 1);
-  cross_entropy_forward_backward(dev, DT_FP32, &x, &x, &token, 0, 1, 1);
-  embedding_forward(dev, DT_FP32, &x, &x, &token, 0, 1);
-  embedding_backward(dev, DT_FP32, &x, &x, &token, 0, 1);
-  qk_prepare_forward(dev, DT_FP32, &x, 4, &x, 6, &p, 0);
-  qk_prepare_backward(dev, DT_FP32, &x, &x, 6, &p, 0);
-  assert_true(x == 1 && dw == 1);
+  Tensor one = tensor_new(DT_FP32, 1), sum = tensor_new(DT_FP32, 1);
+  set(&one, 0, 1);
+  set(&sum, 0, 1);
+  float *x = (float *)on_device(&one), *dw = (float *)on_device(&sum);
+  const int32_t zero = 0;
+  Mirror *device_zero = mirror_of(&zero, sizeof zero);
+  const int32_t *token = (const int32_t *)mirror_use(device_zero);
+  QkPrepare p = {1, 1, 2, x, 1, token, x, x, dw, dw, 1};
+  rmsnorm_forward(dev, DT_FP32, x, x, x, 0, 1, 1);
+  rmsnorm_backward(dev, DT_FP32, x, dw, x, x, x, 0, 1, 1, false);
+  glu_forward(dev, DT_FP32, ACT_SILU, x, x, 0, 1);
+  glu_backward(dev, DT_FP32, ACT_SILU, x, x, 0, 1);
+  cross_entropy_forward(dev, DT_FP32, x, x, token, 0, 1);
+  cross_entropy_forward_backward(dev, DT_FP32, x, x, token, 0, 1, 1);
+  embedding_forward(dev, DT_FP32, x, x, token, 0, 1);
+  embedding_backward(dev, DT_FP32, x, x, token, 0, 1);
+  qk_prepare_forward(dev, DT_FP32, x, 4, x, 6, &p, 0);
+  qk_prepare_backward(dev, DT_FP32, x, x, 6, &p, 0);
+  assert_true(get(&one, 0) == 1 && get(&sum, 0) == 1);
+  tensor_free(&one);
+  tensor_free(&sum);
+  mirror_free(device_zero);
 }
 
 int main(void) {

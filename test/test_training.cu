@@ -75,7 +75,7 @@ static RunShape small_shape(DType dtype, bool master, DType moments) {
 }
 
 /* All values of an arena buffer that the units have, as fp32. */
-static float *unit_values(const TinyModel *t, const BufferId *ids, DType dt, int64_t *n) {
+static float *unit_values(TinyModel *t, const BufferId *ids, DType dt, int64_t *n) {
   const ParamTable *table = &t->model.params;
   float *all = NULL;
   *n = 0;
@@ -87,9 +87,12 @@ static float *unit_values(const TinyModel *t, const BufferId *ids, DType dt, int
       int64_t elements = specs[i].rows * specs[i].cols;
       if (!elements) continue;
       all = (float *)realloc(all, (size_t)(*n + elements) * sizeof *all);
-      const void *from = unit + (size_t)specs[i].offset * dtype_size(dt);
+      size_t bytes = (size_t)elements * dtype_size(dt);
+      void *from = malloc(bytes);
+      device_copy(&t->dev, from, unit + (size_t)specs[i].offset * dtype_size(dt), bytes, COPY_FROM_DEVICE);
       for (int64_t j = 0; j < elements; j++)
         all[*n + j] = dt == DT_FP32 ? ((const float *)from)[j] : value(((const bf16 *)from)[j]);
+      free(from);
       *n += elements;
     }
   }

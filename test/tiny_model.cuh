@@ -8,6 +8,7 @@
 
 #include "llama/model.h"
 #include "llama/optimizer.h"
+#include "test/mirror.cuh" // defines: open_test_device
 
 typedef struct TinyModel {
   Config config;
@@ -73,7 +74,7 @@ static inline void tiny_open(TinyModel *t, Config config, RunShape shape) {
   *t = TinyModel{};
   t->config = config;
   CHECK(config_check(&t->config, &e), "%s", e.text);
-  CHECK(device_open(&t->dev, "cpu", 0, &e), "%s", e.text);
+  open_test_device(&t->dev, 0);
   t->schedule = schedule_new(&t->config, &shape, &t->dev);
   CHECK(model_open(&t->model, &t->config, t->schedule, &t->dev, true, &e), "%s", e.text);
   model_init(&t->model, 7);
@@ -94,7 +95,7 @@ enum { TINY_MAX_TENSORS = 64 };
 
 /* All weights (fp32 runs) or gradients, one after the other; *n elements, to be freed. ends: where each
  * tensor ends; the rest of it holds n. */
-static inline float *tiny_tensors_with_ends(const TinyModel *t, TinyTensors what, int64_t *n,
+static inline float *tiny_tensors_with_ends(TinyModel *t, TinyTensors what, int64_t *n,
                                             int64_t ends[TINY_MAX_TENSORS]) {
   const ParamTable *table = &t->model.params;
   float *all = NULL;
@@ -109,7 +110,7 @@ static inline float *tiny_tensors_with_ends(const TinyModel *t, TinyTensors what
       all = (float *)realloc(all, (size_t)(*n + elements) * sizeof *all);
       const void *from = what == TINY_WEIGHTS ? model_weight(&t->model, u, &specs[i])
                                               : (void *)model_gradient(&t->model, u, &specs[i]);
-      memcpy(all + *n, from, (size_t)elements * sizeof *all);
+      device_copy(&t->dev, all + *n, from, (size_t)elements * sizeof *all, COPY_FROM_DEVICE);
       *n += elements;
       CHECK(tensors < TINY_MAX_TENSORS, "more than %d tensors", tensors);
       ends[tensors++] = *n;
@@ -119,7 +120,7 @@ static inline float *tiny_tensors_with_ends(const TinyModel *t, TinyTensors what
   return all;
 }
 
-static inline float *tiny_tensors(const TinyModel *t, TinyTensors what, int64_t *n) {
+static inline float *tiny_tensors(TinyModel *t, TinyTensors what, int64_t *n) {
   int64_t ends[TINY_MAX_TENSORS];
   return tiny_tensors_with_ends(t, what, n, ends);
 }

@@ -106,6 +106,20 @@ static bool open_saved_state(Run *r, Error *e) {
   return !r->resumed.path[0] || saved_state_check_model(&r->resumed, &r->o, &r->config, e);
 }
 
+static const AttentionMethod *layer_attention(const Run *r, const RunShape *shape, int64_t l, Error *e) {
+  AttentionShape a =
+      schedule_attention(&r->config, l, shape->B, shape->T, shape->attn_groups > 1 ? shape->attn_groups : 1);
+  return attention_choose(&r->dev, shape->dtype, &a, e);
+}
+
+/* Whether the device has an attention for every layer. */
+static bool check_attention(const Run *r, const RunShape *shape, Error *e) {
+  for (int64_t l = 0; l < r->config.L; l++)
+    if (!layer_attention(r, shape, l, e))
+      return error_prefix(e, "the attention of layer %lld: ", (long long)l);
+  return true;
+}
+
 bool run_open(Run *r, Error *e) {
   const Options *o = &r->o;
   r->lock = r->log.json = -1;
@@ -116,10 +130,11 @@ bool run_open(Run *r, Error *e) {
   RunShape shape = setup_shape(o);
   /* a plan is the same on every machine, a run heeds what is there */
   if (!o->plan) shape.most_bytes = (int64_t)device_free_bytes(&r->dev);
+  if (!check_attention(r, &shape, e)) return false;
   r->schedule = schedule_new(&r->config, &shape, &r->dev);
   if (o->plan) return true;
   if (!check_out(o, e) || !open_saved_state(r, e) || !open_weights(r, e) || !open_data(r, e)) return false;
-  r->roof = matmul_measure_rate(&r->dev, 0.03);
+  r->roof = matmul_measure_rate(&r->dev, shape.dtype, 0.03);
   r->libraries_bytes = process_resident_bytes();
   return model_open(&r->model, &r->config, r->schedule, &r->dev, false, e) && load_weights(r, e) &&
          peek_step(r, e) && peek_evaluation(r, e) && read_ahead(r, e);
@@ -252,15 +267,34 @@ void run_print_plan(const Run *r) {
     printf("# attention in %lld groups of heads\n", (long long)r->schedule->shape.attn_groups);
 }
 
+/* Who computes the attention: layers may differ in their window, and then in that. */
+static void print_attention(const Run *r) {
+  const AttentionMethod *seen[4] = {NULL};
+  const int most = (int)(sizeof seen / sizeof *seen);
+  Error e;
+  printf("# attention:");
+  for (int64_t l = 0; l < r->config.L; l++) {
+    const AttentionMethod *m = layer_attention(r, &r->schedule->shape, l, &e);
+    int i = 0;
+    while (i < most && seen[i] && seen[i] != m) i++;
+    if (i == most || seen[i]) continue;
+    seen[i] = m;
+    printf("%s %s", i ? "," : "", m->name);
+  }
+  printf("\n");
+}
+
 void run_print_start(const Run *r) {
   const Config *c = &r->config;
   char text[32];
-  printf("# train_llama %s on %s, %.0f GFLOP/s in fp32 products\n", VERSION, r->dev.name, r->roof * 1e-9);
+  printf("# train_llama %s on %s, %.0f GFLOP/s in %s products\n", VERSION, r->dev.name, r->roof * 1e-9,
+         dtype_name(r->schedule->shape.dtype));
   flags_print(stdout, &r->o);
   params_print(stdout, &r->model.params);
   printf("# %s: C %lld, L %lld, NH %lld, NKV %lld, HS %lld, FF %lld, V %lld, %lld parameters\n", c->family,
          (long long)c->C, (long long)c->L, (long long)c->NH, (long long)c->NKV, (long long)c->HS,
          (long long)c->FF, (long long)c->V, (long long)config_parameters(c));
+  print_attention(r);
   run_print_plan(r);
   printf("# libraries and program %s (measured)\n", bytes_text(text, r->libraries_bytes));
   if (r->train)

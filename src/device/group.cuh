@@ -10,7 +10,7 @@
  *
  * Element i always belongs to the same worker, whatever the pointers are. Two visits of the same elements
  * therefore need no barrier between them; where one worker reads what another wrote there has to be a
- * sync(), or a sum() or max(), which are barriers too. */
+ * sync(), or a sum(), max() or max_and_exp_sum(), which are barriers too. */
 #ifndef GROUP_CUH
 #define GROUP_CUH
 
@@ -165,6 +165,15 @@ template <class F, class... E> HD void visit(F f, int64_t i, E... e) {
   (store(e.at, e.x), ...);
 }
 
+/* Vectors that lie `stride` elements apart; 0: one for all. */
+template <class P> struct Strided {
+  P *at;
+  int64_t stride;
+};
+template <class P> HD Strided<P> strided(P *at, int64_t stride) {
+  return Strided<P>{at, stride};
+}
+
 /* The CPU's group: a single worker, whose loops are vectorised. */
 struct Lane {
   float *scratch; /* [GROUP_SCRATCH] */
@@ -179,6 +188,12 @@ struct Lane {
   template <class F, class... P> HD void each(int64_t n, F f, P *...p) const {
     each_at(
         n, [=](int64_t, auto &...x) { f(x...); }, p...);
+  }
+
+  /* The same for `sets` sets of vectors, below 2^32 elements together. The workers share out all of them, not
+   * each by itself: an element may belong to another worker than in each(). */
+  template <class F, class... P> HD void each_of_sets(int64_t sets, int64_t n, F f, Strided<P>... v) const {
+    for (int64_t k = 0; k < sets; k++) each(n, f, (v.at + k * v.stride)...);
   }
 
   /* Sum of f(...), in the type that f returns; long vectors in pieces, so that rounding errors stay small. */
@@ -207,6 +222,15 @@ struct Lane {
     return m;
   }
 
+  /* Largest element m, as max() gives it, and the sum of e^(x - m) over all x. */
+  template <class P> HD float max_and_exp_sum(int64_t n, const P *p, float *sum_of_exp) const {
+    float m = max(
+        n, [](float x) { return x; }, p);
+    *sum_of_exp = sum(
+        n, [=](float x) { return fast_exp(x - m); }, p);
+    return m;
+  }
+
   /* True for one worker of the group. */
   HD bool first() const {
     return true;
@@ -214,7 +238,10 @@ struct Lane {
   HD void sync() const {}
 };
 
-#ifdef __CUDACC__
+/* Block exists where nvcc compiles, and where a test emulates a block with threads of the CPU: it then
+ * defines what is used below and by functors for blocks only (test/block_emulation.cuh). */
+#if defined(__CUDACC__) || defined(BLOCK_EMULATION)
+#define HAS_BLOCKS 1
 
 /* Eight consecutive elements of a visited vector. */
 template <class P> struct Pack {
@@ -228,14 +255,14 @@ template <> struct Access<8> { typedef uint2 Word; };
 template <class T> __device__ __forceinline__ void load8(float *x, const T *at) {
   typedef typename Access<8 * sizeof(T)>::Word Word;
   alignas(16) T v[8];
-  for (size_t w = 0; w < sizeof v / sizeof(Word); w++) ((Word *)v)[w] = ((const Word *)at)[w];
+  for (size_t w = 0; w < 8 * sizeof(T) / sizeof(Word); w++) ((Word *)v)[w] = ((const Word *)at)[w];
   for (int j = 0; j < 8; j++) x[j] = value(v[j]);
 }
 template <class T> __device__ __forceinline__ void store8(T *at, const float *x) {
   typedef typename Access<8 * sizeof(T)>::Word Word;
   alignas(16) T v[8];
   for (int j = 0; j < 8; j++) store(&v[j], x[j]);
-  for (size_t w = 0; w < sizeof v / sizeof(Word); w++) ((Word *)at)[w] = ((const Word *)v)[w];
+  for (size_t w = 0; w < 8 * sizeof(T) / sizeof(Word); w++) ((Word *)at)[w] = ((const Word *)v)[w];
 }
 template <class T> __device__ __forceinline__ void store8(const T *, const float *) {}
 
@@ -265,7 +292,7 @@ struct Block {
     bool aligned = (((uintptr_t)p | ...) & 15) == 0;
     for (int64_t i = threadIdx.x * 8; i < n; i += blockDim.x * 8) {
       int count = n - i < 8 ? (int)(n - i) : 8;
-      visit8(f, i, count, aligned && count == 8, Pack<P>{p + i}...);
+      visit8(f, i, count, aligned && count == 8, Pack<P>{p + i, {}}...);
     }
   }
   template <class F, class... P> __device__ __forceinline__ void each(int64_t n, F f, P *...p) const {
@@ -283,6 +310,35 @@ struct Block {
     each_at(
         n, [&](int64_t, auto &...x) { m = fmaxf(m, f(x...)); }, p...);
     return all(m, [](float a, float b) { return fmaxf(a, b); });
+  }
+  template <class F, class... P>
+  __device__ __forceinline__ void each_of_sets(int64_t sets, int64_t n, F f, Strided<P>... v) const {
+    uint32_t packs = (uint32_t)((n + 7) / 8), all_packs = (uint32_t)sets * packs; /* of a set; of all */
+    for (uint32_t t = threadIdx.x; t < all_packs; t += blockDim.x) {
+      int64_t k = t / packs, i = (int64_t)(t % packs) * 8;
+      int count = n - i < 8 ? (int)(n - i) : 8;
+      bool aligned = (((uintptr_t)(v.at + k * v.stride) | ...) & 15) == 0;
+      visit8([=](int64_t, auto &...x) { f(x...); }, i, count, aligned && count == 8,
+             Pack<P>{v.at + k * v.stride + i, {}}...);
+    }
+  }
+
+  /* In one pass: a worker's sum is rescaled whenever its maximum moves. Rows that hold nothing but -inf, and
+   * rows with +inf or NaN, end in NaN as they do on the CPU. */
+  template <class P>
+  __device__ __forceinline__ float max_and_exp_sum(int64_t n, const P *p, float *sum_of_exp) const {
+    float m = -3.402823466e38f, s = 0.f; /* finite, so that -inf less m is no NaN */
+    each_at(
+        n,
+        [&](int64_t, float x) {
+          float e = fast_exp(-fabsf(x - m));
+          s = x > m ? s * e + 1.f : s + e;
+          m = fmaxf(m, x);
+        },
+        p);
+    float top = all(m, [](float a, float b) { return fmaxf(a, b); });
+    *sum_of_exp = all(s * fast_exp(m - top), [](float a, float b) { return a + b; });
+    return top;
   }
   __device__ __forceinline__ bool first() const { return threadIdx.x == 0; }
   __device__ __forceinline__ void sync() const { __syncthreads(); }

@@ -8,12 +8,18 @@
 #ifndef LAUNCH_CUH
 #define LAUNCH_CUH
 
+#include <limits.h>
+
 #include "device/device.h"  // defines: Device
 #include "device/group.cuh" // defines: Lane, Block, HD
+#ifdef __CUDACC__
+#include "device/device_cuda.h" // defines: cuda_check
+#endif
 
 constexpr int64_t ELEMENTS_A_ROW = 4096;         /* of a vector that is handed out in blocks */
 constexpr int64_t COLUMN_SEGMENT_ROWS = 32;      /* rows whose column sums one group adds up */
-constexpr int64_t COLUMN_SEGMENTS = 64;          /* groups of column sums at a time, at most */
+constexpr int64_t COLUMN_SEGMENTS = 64;          /* groups of column sums at a time, at most, on the CPU */
+constexpr int64_t CUDA_COLUMN_SEGMENTS = 1024;   /* and on CUDA: several blocks for each multiprocessor */
 constexpr int64_t REDUCTION_WORKSPACE = 8 << 20; /* bytes of dev->workspace that reductions use, at most */
 
 /* Rows of ELEMENTS_A_ROW that n elements make, and the elements in one of them. */
@@ -26,26 +32,55 @@ HD int64_t row_elements(int64_t n, int64_t row) {
 }
 
 #ifdef __CUDACC__
-template <class F> __global__ void row_kernel(F f, int64_t rows) {
-  __shared__ float scratch[GROUP_SCRATCH];
+constexpr int LAUNCH_THREADS =
+    256;                          /* of a block; group.cuh's reductions take any multiple of 32 up to 1024 */
+constexpr int MAX_BLOCKS = 65535; /* a block takes every MAX_BLOCKS-th row when there are more */
+
+template <class F> __global__ void __launch_bounds__(LAUNCH_THREADS) row_kernel(F f, int64_t rows) {
+  __shared__ __align__(16) float scratch[GROUP_SCRATCH];
   __shared__ double partial[32];
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
     f(Block{scratch, partial}, row);
     __syncthreads(); /* scratch is free again */
   }
 }
+
+/* f(block, row) for every row, in any order, on a CUDA device. */
+template <class F> static void launch_blocks(Device *dev, int64_t rows, F f) {
+  if (rows <= 0) return;
+  unsigned blocks = rows < MAX_BLOCKS ? (unsigned)rows : (unsigned)MAX_BLOCKS;
+  row_kernel<<<blocks, LAUNCH_THREADS, 0, (cudaStream_t)dev->stream>>>(f, rows);
+  cuda_check(__PRETTY_FUNCTION__, cudaGetLastError()); /* names F, which is named after the operation */
+}
+
+template <class F> __global__ void __launch_bounds__(F::THREADS, F::BLOCKS) tile_kernel(F f, int64_t items) {
+  extern __shared__ __align__(128) char shared[];
+  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+    f(shared, item);
+    __syncthreads(); /* shared is free again */
+  }
+}
+
+/* f(shared, item) for every item, begun in their order, on a CUDA device: by blocks of F::THREADS threads
+ * that have F::SHARED bytes of shared memory, at a multiple of 128; F::BLOCKS of them should fit a
+ * multiprocessor. */
+template <class F> static void launch_tiles(Device *dev, int64_t items, F f) {
+  if (items <= 0) return;
+  unsigned blocks = items < INT_MAX ? (unsigned)items : (unsigned)INT_MAX;
+  cuda_check(
+      __PRETTY_FUNCTION__,
+      cudaFuncSetAttribute(tile_kernel<F>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)F::SHARED));
+  tile_kernel<<<blocks, F::THREADS, F::SHARED, (cudaStream_t)dev->stream>>>(f, items);
+  cuda_check(__PRETTY_FUNCTION__, cudaGetLastError());
+}
 #endif
 
 /* f(group, row) for every row, in any order. */
 template <class F> static void launch_rows(Device *dev, int64_t rows, F f) {
   if (rows <= 0) return;
-#ifdef __CUDACC__
+#ifdef HAS_BLOCKS
   if (dev->kind == DEVICE_CUDA) {
-    unsigned blocks = rows < 65535 ? (unsigned)rows : 65535;
-    row_kernel<<<blocks, 256, 0, (cudaStream_t)dev->stream>>>(f, rows);
-    cudaError_t status = cudaGetLastError();
-    CHECK(status == cudaSuccess, "kernel launch of %lld rows: %s", (long long)rows,
-          cudaGetErrorString(status));
+    launch_blocks(dev, rows, f);
     return;
   }
 #endif
@@ -73,14 +108,15 @@ template <class F> struct ColumnSegment {
   }
 };
 
-/* Adds the sums of the segments to out [n], in the order of the segments. */
+/* Adds the sums of the segments to out [n], in an order that depends on n and the device only. */
 struct AddSegments {
   float *out;
   const float *partial; /* [segments, width], from the first column of out on */
   int64_t n, width, segments;
 
-  template <class G> HD void operator()(G g, int64_t block) const {
-    int64_t begin = block * GROUP_SCRATCH, count = n - begin < GROUP_SCRATCH ? n - begin : GROUP_SCRATCH;
+  /* A lane takes GROUP_SCRATCH columns, and the segments in turn. */
+  HD void operator()(Lane g, int64_t part) const {
+    int64_t begin = part * GROUP_SCRATCH, count = n - begin < GROUP_SCRATCH ? n - begin : GROUP_SCRATCH;
     g.each(
         count, [](float &sum) { sum = 0.f; }, g.scratch);
     for (int64_t s = 0; s < segments; s++)
@@ -89,16 +125,36 @@ struct AddSegments {
     g.each(
         count, [](float &total, float sum) { total += sum; }, out + begin, (const float *)g.scratch);
   }
+
+#ifdef HAS_BLOCKS
+  /* A block takes 32 columns: its warps share out the segments, and their sums are added in order. */
+  __device__ void operator()(Block g, int64_t part) const {
+    unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    int64_t column = part * 32 + lane;
+    float sum = 0.f;
+    if (column < n) {
+#pragma unroll 8
+      for (int64_t s = warp; s < segments; s += warps) sum += partial[s * width + column];
+    }
+    g.scratch[warp * 32 + lane] = sum; /* below GROUP_SCRATCH for blocks of up to 512 threads */
+    g.sync();
+    if (warp > 0 || column >= n) return;
+    for (unsigned w = 1; w < warps; w++) sum += g.scratch[w * 32 + lane];
+    out[column] += sum;
+  }
+#endif
 };
 
 /* Column sums over many rows: f(group, row, sums) adds what a row contributes to sums [vectors * n], and
  * out[k] [n] += columns k*n ... k*n + n - 1, summed over the rows. A sum of sums of COLUMN_SEGMENT_ROWS
- * rows, in an order that depends on rows and n only. f may also do a row's other work: each row is visited
- * once. Where a worker reads a sum that another wrote, f has to put a sync(). Scratch: dev->workspace. */
+ * rows, in an order that depends on the kind of device, rows and n only. f may also do a row's other work:
+ * each row is visited once. Where a worker reads a sum that another wrote, f has to put a sync(). Scratch:
+ * dev->workspace. */
 template <class F>
 static void launch_column_sums(Device *dev, int64_t rows, int64_t n, int vectors, float *const *out, F f) {
   int64_t width = n * vectors, fit = REDUCTION_WORKSPACE / (int64_t)sizeof(float) / width;
-  int64_t most = fit < COLUMN_SEGMENTS ? fit : COLUMN_SEGMENTS;
+  int64_t wanted = dev->kind == DEVICE_CPU ? COLUMN_SEGMENTS : CUDA_COLUMN_SEGMENTS;
+  int64_t most = fit < wanted ? fit : wanted;
   CHECK(most > 0, "column sums of width %lld do not fit %lld bytes", (long long)width,
         (long long)REDUCTION_WORKSPACE);
   CHECK(dev->workspace_bytes >= (size_t)(most * width) * sizeof(float),
@@ -109,9 +165,9 @@ static void launch_column_sums(Device *dev, int64_t rows, int64_t n, int vectors
     int64_t segments = (rows - begin + COLUMN_SEGMENT_ROWS - 1) / COLUMN_SEGMENT_ROWS;
     if (segments > most) segments = most;
     launch_rows(dev, segments, ColumnSegment<F>{f, rows, begin, width, partial});
+    int64_t columns = dev->kind == DEVICE_CPU ? GROUP_SCRATCH : 32; /* that a group takes */
     for (int k = 0; k < vectors; k++)
-      launch_rows(dev, (n + GROUP_SCRATCH - 1) / GROUP_SCRATCH,
-                  AddSegments{out[k], partial + k * n, n, width, segments});
+      launch_rows(dev, (n + columns - 1) / columns, AddSegments{out[k], partial + k * n, n, width, segments});
   }
 }
 

@@ -263,6 +263,7 @@ bool hf_model_save(Model *m, const char *path, Error *e) {
 /* ---- the optimizer ---- */
 
 bool hf_model_save_optimizer(Model *m, const char *path, Error *e) {
+  device_synchronize(m->dev); /* what is on the host has arrived there */
   arena_enter(&m->arena, m->schedule->load);
   SafeTensorsWriter *w = safetensors_writer_new(path);
   for (int k = MOMENT1; k < KINDS; k++) {
@@ -335,6 +336,7 @@ static bool write_ids(Model *m, SafeTensorsWriter *w, const int32_t *ids, int64_
 }
 
 bool hf_model_dump_gradients(Model *m, const char *path, double loss, const StepBatch *step, Error *e) {
+  device_synchronize(m->dev);
   arena_enter(&m->arena, m->schedule->load);
   Saving s = {safetensors_writer_new(path), GRADIENT};
   int64_t one = 1, ids[2] = {step->A * step->B, step->T}, n = ids[0] * ids[1];

@@ -75,18 +75,6 @@ bool gradients_ready(Model *m, int64_t unit) {
   return true;
 }
 
-AttentionShape layer_attention_shape(const Config *c, int64_t l, int64_t B, int64_t T) {
-  AttentionShape s = {};
-  s.B = B;
-  s.T = T;
-  s.NH = c->NH;
-  s.NKV = c->NKV;
-  s.HS = c->HS;
-  s.window = c->layers[l].window;
-  s.scale = 1.0f / sqrtf((float)c->HS);
-  return s;
-}
-
 QkPrepare layer_qk_prepare(const Model *m, const LayerWeights *w) {
   const Config *c = m->config;
   QkPrepare p = {};
@@ -160,7 +148,7 @@ void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_
   } else if (at->attention != SKIPPED) {
     arena_enter(a, at->attention);
     QkvHeads h = qkv_heads_of(m, buf);
-    AttentionShape shape = layer_attention_shape(c, l, B, T);
+    AttentionShape shape = schedule_attention(c, l, B, T, 1);
     attention_forward(dev, dt, arena_get(a, buf->o), (float *)arena_get(a, buf->lse), h.q, h.k, h.v, &shape,
                       arena_get(a, m->schedule->attention_workspace));
   }
@@ -210,7 +198,7 @@ static void attention_heads_backward(Model *m, int64_t l) {
   DType dt = s->shape.dtype;
   QkvHeads h = qkv_heads_of(m, buf);
   QkvHeads d = qkv_heads(c->NH, c->NKV, c->HS, dt, arena_get(a, s->d_qkv), NULL);
-  AttentionShape shape = layer_attention_shape(c, l, s->shape.B, s->shape.T);
+  AttentionShape shape = schedule_attention(c, l, s->shape.B, s->shape.T, 1);
   attention_backward(m->dev, dt, d.q, d.k, d.v, arena_get(a, s->d_o), arena_get(a, buf->o),
                      (const float *)arena_get(a, buf->lse), h.q, h.k, h.v, &shape,
                      arena_get(a, s->attention_workspace));

@@ -26,9 +26,8 @@ void weights_release(Model *m, int64_t layer);
  * updated and the step stops here; m->stopped_at is the unit. */
 bool gradients_ready(Model *m, int64_t unit);
 
-/* The stage between projection and attention, and the attention, of all heads. */
+/* The stage between projection and attention, of all heads. */
 QkPrepare layer_qk_prepare(const Model *m, const LayerWeights *w);
-AttentionShape layer_attention_shape(const Config *c, int64_t l, int64_t B, int64_t T);
 
 /* The NH + 2 NKV heads of a row as the attention takes them. */
 typedef struct QkvHeads {

@@ -89,11 +89,7 @@ static QkvHeads group_qkv(Model *m, const LayerBuffers *buf, const LayerWeights 
 }
 
 static AttentionShape group_shape(const Model *m, int64_t l, int64_t B, int64_t T) {
-  AttentionShape s = layer_attention_shape(m->config, l, B, T);
-  Group g = group_of(m);
-  s.NH = g.NH;
-  s.NKV = g.NKV;
-  return s;
+  return schedule_attention(m->config, l, B, T, m->schedule->shape.attn_groups);
 }
 
 /* The log-sum-exp of a group, [B, NH, T] of its heads: groups follow each other. */

@@ -1,5 +1,6 @@
 #include "llama/schedule.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "dataloader.h"  /* defines: dataloader_prefetch_tokens */
@@ -485,6 +486,16 @@ static void declare_groups(Schedule *s, const Config *c, const Sizes *z) {
   g->d_rows = group_buffer(s, schedule_mlp_rows(s) * width * e, "d qkv rows");
 }
 
+AttentionShape schedule_attention(const Config *c, int64_t l, int64_t B, int64_t T, int64_t groups) {
+  return (AttentionShape){.B = B,
+                          .T = T,
+                          .NH = c->NH / groups,
+                          .NKV = c->NKV / groups,
+                          .HS = c->HS,
+                          .window = c->layers[l].window,
+                          .scale = 1.0f / sqrtf((float)c->HS)};
+}
+
 static void declare_head_and_backward(Schedule *s, const Config *c, const Device *dev) {
   Plan *p = s->plan;
   const RunShape *r = &s->shape;
@@ -496,11 +507,9 @@ static void declare_head_and_backward(Schedule *s, const Config *c, const Device
   plan_live(p, s->head_n, s->head, s->head);
   plan_live(p, s->head_logits, s->head, s->head);
 
-  int64_t groups = r->attn_groups;
-  AttentionShape a = {.B = r->B, .T = r->T, .NH = c->NH / groups, .NKV = c->NKV / groups, .HS = c->HS};
   size_t workspace = 0;
   for (int64_t l = 0; l < c->L; l++) {
-    a.window = c->layers[l].window;
+    AttentionShape a = schedule_attention(c, l, r->B, r->T, r->attn_groups);
     size_t forward = attention_forward_workspace(dev, r->dtype, &a);
     size_t backward = r->training ? attention_backward_workspace(dev, r->dtype, &a) : 0;
     if (forward > workspace) workspace = forward;

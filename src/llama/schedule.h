@@ -21,6 +21,7 @@
 #include "llama/config.h"
 #include "llama/params.h"
 #include "memory/plan.h"
+#include "ops/attention.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -176,6 +177,9 @@ typedef struct Schedule {
 } Schedule;
 
 enum { STAGING_ELEMENTS = 1 << 20, UPDATE_SLICE = 1 << 22 };
+
+/* The attention of layer l on B sequences of T tokens, in one of `groups` groups of its heads. */
+AttentionShape schedule_attention(const Config *c, int64_t l, int64_t B, int64_t T, int64_t groups);
 
 /* Plans a run. The device is asked for its workspaces and limits only; nothing is allocated on it. */
 Schedule *schedule_new(const Config *c, const RunShape *shape, const Device *dev);

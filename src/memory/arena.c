@@ -20,7 +20,7 @@ bool arena_open(Arena *a, const Plan *plan, Device *dev, bool poison, Error *e) 
   *a = (Arena){.plan = plan, .dev = dev, .moment = 0, .poison = poison};
   for (int s = 0; s < SPACE_COUNT; s++) {
     size_t bytes = (size_t)plan_bytes(plan, (PlanSpace)s);
-    a->base[s] = s == SPACE_HOST ? host_alloc(bytes, e) : device_alloc(dev, bytes, e);
+    a->base[s] = s == SPACE_HOST ? host_alloc(dev, bytes, e) : device_alloc(dev, bytes, e);
     if (!a->base[s]) {
       arena_close(a);
       return false;
@@ -33,7 +33,7 @@ bool arena_open(Arena *a, const Plan *plan, Device *dev, bool poison, Error *e) 
 void arena_close(Arena *a) {
   if (a->base[SPACE_DEVICE])
     device_free(a->dev, a->base[SPACE_DEVICE], (size_t)plan_bytes(a->plan, SPACE_DEVICE));
-  if (a->base[SPACE_HOST]) host_free(a->base[SPACE_HOST], (size_t)plan_bytes(a->plan, SPACE_HOST));
+  if (a->base[SPACE_HOST]) host_free(a->dev, a->base[SPACE_HOST], (size_t)plan_bytes(a->plan, SPACE_HOST));
   *a = (Arena){0};
 }
 

@@ -159,8 +159,8 @@ void adamw_update(Device *dev, const AdamWTensor *t, const AdamW *a) {
 
 /* ---- sum of squares ---- */
 
-static constexpr int64_t PIECE = 65536; /* elements whose squares one group adds up */
-static constexpr int64_t PIECES = 256;  /* pieces at a time */
+static constexpr int64_t PIECE = 16384; /* elements whose squares one group adds up */
+static constexpr int64_t PIECES = 1024; /* pieces at a time */
 
 template <class T> struct SquaresOfPieces {
   double *sums; /* [PIECES] */

@@ -21,7 +21,23 @@ typedef struct Heads {
   int64_t ld;
 } Heads;
 
-/* Bytes of `workspace` for the forward and for the backward. */
+/* One implementation of the functions below. */
+typedef struct AttentionMethod {
+  const char *name; /* as the configuration prints it */
+  size_t (*forward_workspace)(const Device *dev, DType dt, const AttentionShape *s);
+  size_t (*backward_workspace)(const Device *dev, DType dt, const AttentionShape *s);
+  void (*forward)(Device *dev, DType dt, void *o, float *lse, Heads q, Heads k, Heads v,
+                  const AttentionShape *s, void *workspace);
+  void (*backward)(Device *dev, DType dt, Heads dq, Heads dk, Heads dv, const void *dout, const void *o,
+                   const float *lse, Heads q, Heads k, Heads v, const AttentionShape *s, void *workspace);
+} AttentionMethod;
+
+/* The one that computes such shapes on the device; the scale has no part in the choice. NULL and an Error
+ * where there is none. */
+const AttentionMethod *attention_choose(const Device *dev, DType dt, const AttentionShape *s, Error *e);
+
+/* Bytes of `workspace` for the forward and for the backward. All of what follows breaks on shapes that
+ * nothing was chosen for. */
 size_t attention_forward_workspace(const Device *dev, DType dt, const AttentionShape *s);
 size_t attention_backward_workspace(const Device *dev, DType dt, const AttentionShape *s);
 

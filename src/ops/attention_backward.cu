@@ -210,7 +210,7 @@ static void backward_two_passes(const Device *dev, DType dt, const Backward<T> *
   }
 }
 
-size_t attention_backward_workspace(const Device *dev, DType dt, const AttentionShape *s) {
+size_t attention_cpu_backward_workspace(const Device *dev, DType dt, const AttentionShape *s) {
   int64_t lanes = backward_lanes(dev, dt, s);
   return (size_t)(delta_floats(s) + lanes * backward_scratch_floats(s)) * sizeof(float);
 }
@@ -231,10 +231,9 @@ static Backward<T> backward_operands(Heads dq, Heads dk, Heads dv, const void *d
   return a;
 }
 
-void attention_backward(Device *dev, DType dt, Heads dq, Heads dk, Heads dv, const void *dout, const void *o,
-                        const float *lse, Heads q, Heads k, Heads v, const AttentionShape *s,
-                        void *workspace) {
-  attention_check(dev, dt, s);
+void attention_cpu_backward(Device *dev, DType dt, Heads dq, Heads dk, Heads dv, const void *dout,
+                            const void *o, const float *lse, Heads q, Heads k, Heads v,
+                            const AttentionShape *s, void *workspace) {
   float *scratch = (float *)workspace + delta_floats(s);
   if (dt == DT_BF16) {
     Backward<bf16> a = backward_operands<bf16>(dq, dk, dv, dout, o, lse, q, k, v, s, workspace);

@@ -138,13 +138,12 @@ template <typename T> static void forward_all(const Device *dev, const Forward<T
   }
 }
 
-size_t attention_forward_workspace(const Device *dev, DType, const AttentionShape *s) {
+size_t attention_cpu_forward_workspace(const Device *dev, DType, const AttentionShape *s) {
   return (size_t)(forward_lanes(dev, s) * forward_scratch_floats(s)) * sizeof(float);
 }
 
-void attention_forward(Device *dev, DType dt, void *o, float *lse, Heads q, Heads k, Heads v,
-                       const AttentionShape *s, void *workspace) {
-  attention_check(dev, dt, s);
+void attention_cpu_forward(Device *dev, DType dt, void *o, float *lse, Heads q, Heads k, Heads v,
+                           const AttentionShape *s, void *workspace) {
   DISPATCH(dt, T, {
     Forward<T> a = {};
     a.s = s;

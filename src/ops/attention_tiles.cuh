@@ -1,9 +1,9 @@
 /* What the forward and the backward of the attention on the CPU share: which keys a query sees, how large
- * the blocks are, and how a block of a head becomes a tile of fp32. Private to src/ops/attention_*.cu. */
+ * the blocks are, and how a block of a head becomes a tile of fp32. */
 #ifndef ATTENTION_TILES_CUH
 #define ATTENTION_TILES_CUH
 
-#include "ops/attention.h"
+#include "ops/attention_cpu.h"
 #include "device/group.cuh" // defines: bf16, value, store
 
 /* Positions, or columns of a tile: [begin, end). */
@@ -78,15 +78,6 @@ static inline void tile_store(T *x, int64_t ld, const float *tile, int64_t rows,
   for (int64_t i = 0; i < rows; i++) {
     for (int64_t d = 0; d < HS; d++) store(&x[i * ld + d], tile[i * HS + d]);
   }
-}
-
-/* Breaks on shapes that the blocks cannot handle. */
-static inline void attention_check(const Device *dev, DType dt, const AttentionShape *s) {
-  CHECK(dev->kind == DEVICE_CPU, "attention: this device has no attention yet");
-  CHECK(dt == DT_FP32 || dt == DT_BF16, "attention: not in %s", dtype_name(dt));
-  CHECK(s->B >= 0 && s->T >= 0 && s->HS > 0 && s->NKV > 0 && s->NH % s->NKV == 0 && s->window >= 0,
-        "attention: %lld query heads on %lld key/value heads of %lld, window %lld", (long long)s->NH,
-        (long long)s->NKV, (long long)s->HS, (long long)s->window);
 }
 
 #endif

@@ -13,12 +13,8 @@ struct Softmax {
 
 template <class G, class T> HD Softmax row_softmax(G g, const T *logits, int32_t target, int64_t V) {
   Softmax s;
-  s.logit = value(logits[target]); /* read before the barriers of max and sum: it is overwritten after them */
-  s.max = g.max(
-      V, [](float x) { return x; }, logits);
-  float m = s.max;
-  s.sum = g.sum(
-      V, [=](float x) { return fast_exp(x - m); }, logits);
+  s.logit = value(logits[target]); /* read before the barriers of the sum: it is overwritten after them */
+  s.max = g.max_and_exp_sum(V, logits, &s.sum);
   return s;
 }
 

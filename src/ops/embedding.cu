@@ -1,5 +1,5 @@
-/* Token embedding. The backward hands out blocks of columns, not rows: a table row that many tokens share is
- * added to by one worker, in the order of the rows. */
+/* Token embedding. Of its gradient, a table row that many tokens share is added to by one worker, in the
+ * order of the rows. */
 #include "ops/embedding.h"
 
 #include "device/launch.cuh" // defines: launch_rows
@@ -12,10 +12,11 @@ template <class T> struct EmbeddingForward {
 
   template <class G> HD void operator()(G g, int64_t row) const {
     g.each(
-        C, [](float &out, float x) { out = x; }, out + row * C, table + tokens[row] * C);
+        C, [](float &out, float x) { out = x; }, out + row * C, table + (int64_t)tokens[row] * C);
   }
 };
 
+/* On the CPU a lane takes some columns of all rows. */
 template <class T> struct EmbeddingBackward {
   float *dtable;          /* [V, C] */
   const T *dout;          /* [rows, C] */
@@ -26,10 +27,51 @@ template <class T> struct EmbeddingBackward {
     int64_t column = block * width, count = C - column < width ? C - column : width;
     for (int64_t row = 0; row < rows; row++)
       g.each(
-          count, [](float &sum, float d) { sum += d; }, dtable + tokens[row] * C + column,
+          count, [](float &sum, float d) { sum += d; }, dtable + (int64_t)tokens[row] * C + column,
           dout + row * C + column);
   }
 };
+
+#ifdef HAS_BLOCKS
+/* On CUDA a block takes a row, and works when it is the first of its token: it adds up all rows of that
+ * token. Looking for a token among all rows costs rows^2 / 2 comparisons at most, a small part of what the
+ * attention costs over the same rows. */
+template <class T> struct EmbeddingBackwardOfToken {
+  float *dtable;         /* [V, C] */
+  const T *dout;         /* [rows, C] */
+  const int32_t *tokens; /* [rows] */
+  int64_t rows, C;
+
+  /* True for all threads when the token stands before `row`. */
+  __device__ bool seen_before(int64_t row, int32_t token) const {
+    for (int64_t end = row; end > 0; end -= blockDim.x) {
+      int64_t i = end - 1 - (int64_t)threadIdx.x;
+      if (__syncthreads_or(i >= 0 && tokens[i] == token)) return true;
+    }
+    return false;
+  }
+
+  __device__ void operator()(Block g, int64_t row) const {
+    int32_t token = tokens[row];
+    if (seen_before(row, token)) return;
+    float *sum = dtable + (int64_t)token * C;
+    uint32_t *matches = (uint32_t *)g.scratch; /* of the rows at hand, a bit each, a word a warp */
+    for (int64_t begin = row; begin < rows; begin += blockDim.x) {
+      int64_t i = begin + threadIdx.x;
+      bool match = i < rows && tokens[i] == token;
+      uint32_t of_warp = __ballot_sync(~0u, match);
+      if (threadIdx.x % 32 == 0) matches[threadIdx.x / 32] = of_warp;
+      if (__syncthreads_or(match))
+        for (unsigned w = 0; w < blockDim.x / 32; w++)
+          for (uint32_t left = matches[w]; left; left &= left - 1) {
+            const T *d = dout + (begin + w * 32 + __ffs((int)left) - 1) * C;
+            for (int64_t c = threadIdx.x; c < C; c += blockDim.x) sum[c] += value(d[c]);
+          }
+      g.sync(); /* matches have been read */
+    }
+  }
+};
+#endif
 
 void embedding_forward(Device *dev, DType dt, void *out, const void *table, const int32_t *tokens,
                        int64_t rows, int64_t C) {
@@ -38,6 +80,13 @@ void embedding_forward(Device *dev, DType dt, void *out, const void *table, cons
 
 void embedding_backward(Device *dev, DType dt, float *dtable, const void *dout, const int32_t *tokens,
                         int64_t rows, int64_t C) {
+#ifdef HAS_BLOCKS
+  if (dev->kind == DEVICE_CUDA) {
+    DISPATCH(dt, T,
+             launch_blocks(dev, rows, EmbeddingBackwardOfToken<T>{dtable, (const T *)dout, tokens, rows, C}));
+    return;
+  }
+#endif
   /* Wide blocks read memory in long runs; narrow ones would have threads write to the same cache lines. */
   int64_t width = (C + dev->threads - 1) / dev->threads;
   width = (width + 31) / 32 * 32;

@@ -1,4 +1,5 @@
-/* Matrix products on the CPU: OpenBLAS' sgemm, directly for fp32 and on converted tiles for bf16. */
+/* Matrix products: on CUDA by cublasLt (matmul_cuda.cu), on the CPU by OpenBLAS' sgemm, directly for fp32 and
+ * on converted tiles for bf16. */
 #include <cblas.h>
 #include <limits.h>
 #include <string.h>
@@ -6,6 +7,10 @@
 
 #include "ops/matmul.h"
 #include "device/group.cuh" // defines: bf16, value, store
+#include "ops/convert.h"    // defines: fill_constant, fill_normal
+#ifdef __CUDACC__
+#include "ops/matmul_cuda.h" // defines: matmul_cuda
+#endif
 
 /* bf16 is multiplied tile by tile: three fp32 tiles of this many rows and columns, 12 MiB of workspace. */
 static const int64_t tile_rows = 1024;
@@ -99,12 +104,17 @@ static void matmul_bf16(Device *dev, Matrix out, Matrix a, bool transpose_a, Mat
 
 void matmul(Device *dev, Matrix out, Matrix a, bool transpose_a, Matrix b, bool transpose_b, int64_t M,
             int64_t N, int64_t K, bool accumulate) {
-  CHECK(dev->kind == DEVICE_CPU, "matmul: this device has no matrix product yet");
   CHECK(a.dtype == b.dtype && (a.dtype == DT_FP32 || a.dtype == DT_BF16) &&
             (out.dtype == a.dtype || out.dtype == DT_FP32),
         "matmul: no product of %s and %s into %s", dtype_name(a.dtype), dtype_name(b.dtype),
         dtype_name(out.dtype));
   if (M == 0 || N == 0) return;
+#ifdef __CUDACC__
+  if (dev->kind == DEVICE_CUDA) {
+    matmul_cuda(dev, out, a, transpose_a, b, transpose_b, M, N, K, accumulate);
+    return;
+  }
+#endif
   if (K == 0) {
     size_t size = dtype_size(out.dtype);
     for (int64_t m = 0; m < M && !accumulate; m++) memset((char *)out.data + m * out.ld * size, 0, N * size);
@@ -121,23 +131,39 @@ static double seconds_now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-double matmul_measure_rate(Device *dev, double seconds) {
-  const int64_t n = 1024;
-  size_t bytes = n * n * sizeof(float);
+double matmul_measure_rate(Device *dev, DType dt, double seconds) {
+  /* large enough for a GPU's full rate; a CPU reaches its own sooner */
+  const int64_t n = dev->kind == DEVICE_CPU ? 1024 : 8192;
+  size_t bytes = (size_t)(n * n) * dtype_size(dt);
+  void *planned = dev->workspace; /* perhaps not there yet: the measurement brings its own */
+  size_t planned_bytes = dev->workspace_bytes;
+  Error e = {};
+  dev->workspace_bytes = device_workspace_bytes(dev, dt);
+  dev->workspace = device_alloc(dev, dev->workspace_bytes, &e);
   Matrix m[3]; /* out, a, b, each [n, n] */
   for (int i = 0; i < 3; i++) {
-    Error e = {};
-    m[i] = Matrix{device_alloc(dev, bytes, &e), DT_FP32, n};
-    CHECK(m[i].data != NULL, "%s", e.text);
+    m[i] = Matrix{device_alloc(dev, bytes, &e), dt, n};
+    CHECK(m[i].data && dev->workspace, "%s", e.text);
+    /* a GPU multiplies zeros faster than numbers: they take less power; a CPU needs pages of its own */
+    if (dev->kind == DEVICE_CPU)
+      fill_constant(dev, m[i].data, dt, 1.f, n * n);
+    else
+      fill_normal(dev, m[i].data, dt, 1.f, 1, i, 0, n * n);
   }
+  matmul(dev, m[0], m[1], false, m[2], true, n, n, n, false); /* makes the plan */
+  device_synchronize(dev);
   double best = 0, start = seconds_now(), now = start;
   do {
     double begin = now;
     matmul(dev, m[0], m[1], false, m[2], true, n, n, n, false);
+    device_synchronize(dev);
     now = seconds_now();
-    double rate = 2.0 * n * n * n / (now - begin);
+    double rate = 2.0 * (double)n * (double)n * (double)n / (now - begin);
     if (rate > best) best = rate;
   } while (now - start < seconds);
   for (int i = 0; i < 3; i++) device_free(dev, m[i].data, bytes);
+  device_free(dev, dev->workspace, dev->workspace_bytes);
+  dev->workspace = planned;
+  dev->workspace_bytes = planned_bytes;
   return best;
 }

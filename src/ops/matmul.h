@@ -21,8 +21,9 @@ typedef struct Matrix {
 void matmul(Device *dev, Matrix out, Matrix a, bool transpose_a, Matrix b, bool transpose_b, int64_t M,
             int64_t N, int64_t K, bool accumulate);
 
-/* Rate of the fp32 product in FLOP/s, measured over about `seconds` on square matrices that it allocates. */
-double matmul_measure_rate(Device *dev, double seconds);
+/* Rate of the product of two matrices of type dt into a third, in FLOP/s, measured over about `seconds` on
+ * square matrices that it allocates. */
+double matmul_measure_rate(Device *dev, DType dt, double seconds);
 
 #ifdef __cplusplus
 }

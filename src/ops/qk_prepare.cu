@@ -42,20 +42,24 @@ template <class T> struct QkForward {
   template <class G> HD void operator()(G g, int64_t row) const {
     int64_t half = p.HS / 2;
     Angles a = row_angles(g, p, row);
+    if (!p.q_norm) {
+      T *y = qk + row * ld_qk;
+      const T *x = qkv + row * ld_qkv;
+      g.sync(); /* of the angles: below they are read by other workers than wrote them */
+      g.each_of_sets(
+          p.NH + p.NKV, half,
+          [](float &y_lo, float &y_hi, float lo, float hi, float c, float s) {
+            y_lo = lo * c - hi * s;
+            y_hi = hi * c + lo * s;
+          },
+          strided(y, p.HS), strided(y + half, p.HS), strided(x, p.HS), strided(x + half, p.HS),
+          strided(a.cos, 0), strided(a.sin, 0));
+      return;
+    }
     for (int64_t head = 0; head < p.NH + p.NKV; head++) {
       T *y = qk + row * ld_qk + head * p.HS;
       const T *x = qkv + row * ld_qkv + head * p.HS;
       const T *w = (const T *)(head < p.NH ? p.q_norm : p.k_norm);
-      if (!w) {
-        g.each(
-            half,
-            [](float &y_lo, float &y_hi, float lo, float hi, float c, float s) {
-              y_lo = lo * c - hi * s;
-              y_hi = hi * c + lo * s;
-            },
-            y, y + half, x, x + half, a.cos, a.sin);
-        continue;
-      }
       float r = head_inverse_rms(g, x, p);
       g.each(
           half,
@@ -78,18 +82,17 @@ template <class T> struct RopeBackward {
 
   template <class G> HD void operator()(G g, int64_t row) const {
     int64_t half = p.HS / 2;
+    T *d = dqkv + row * ld;
     Angles a = row_angles(g, p, row);
-    for (int64_t head = 0; head < p.NH + p.NKV; head++) {
-      T *d = dqkv + row * ld + head * p.HS;
-      g.each(
-          half,
-          [](float &lo, float &hi, float c, float s) {
-            float back = lo * c + hi * s;
-            hi = hi * c - lo * s;
-            lo = back;
-          },
-          d, d + half, a.cos, a.sin);
-    }
+    g.sync();
+    g.each_of_sets(
+        p.NH + p.NKV, half,
+        [](float &lo, float &hi, float c, float s) {
+          float back = lo * c + hi * s;
+          hi = hi * c - lo * s;
+          lo = back;
+        },
+        strided(d, p.HS), strided(d + half, p.HS), strided(a.cos, 0), strided(a.sin, 0));
   }
 };
 

@@ -1,0 +1,66 @@
+/* The CPU device. Its memory is the host's, its operations run on OpenMP threads and OpenBLAS. */
+#include "device/device_cpu.h"
+
+#include <cblas.h> // defines: openblas_get_parallel
+#include <omp.h>
+#include <stdio.h>
+#include <string.h>
+
+/* What the operations need at most, at a time: matrix products keep three fp32 tiles of 4 MiB for bf16
+ * operands, reductions keep no more than REDUCTION_WORKSPACE (launch.cuh). Neither grows with the threads or
+ * with the widths of the model. */
+static const size_t WORKSPACE_BYTES = (size_t)16 << 20;
+
+/* Copies and fills are handed out to the threads in pieces of this many bytes. */
+static const size_t PIECE_BYTES = (size_t)4 << 20;
+
+/* The processor's name as the kernel reports it, or "CPU". */
+static void cpu_name(char *name, size_t size) {
+  snprintf(name, size, "CPU");
+  FILE *file = fopen("/proc/cpuinfo", "r");
+  if (!file) return;
+  char line[256];
+  while (fgets(line, sizeof line, file)) {
+    if (strncmp(line, "model name", 10) != 0) continue;
+    char *text = strchr(line, ':');
+    if (!text) continue;
+    text += strspn(text, ": \t");
+    text[strcspn(text, "\n")] = 0;
+    if (*text) snprintf(name, size, "%s", text);
+    break;
+  }
+  fclose(file);
+}
+
+void cpu_open(Device *dev) {
+  if (openblas_get_parallel() != 2 /* OPENBLAS_OPENMP */)
+    fprintf(stderr, "# warning: OpenBLAS is not its OpenMP build, which costs up to 3x in speed; install "
+                    "libopenblas-openmp-dev and remove libopenblas0-pthread\n");
+  dev->kind = DEVICE_CPU;
+  dev->max_chunk_rows = 4096;
+  char model[96];
+  cpu_name(model, sizeof model);
+  snprintf(dev->name, sizeof dev->name, "%s, %d thread%s", model, dev->threads, dev->threads == 1 ? "" : "s");
+}
+
+size_t cpu_workspace_bytes(void) {
+  return WORKSPACE_BYTES;
+}
+
+void cpu_copy(Device *dev, void *dst, const void *src, size_t bytes) {
+  int64_t pieces = (int64_t)((bytes + PIECE_BYTES - 1) / PIECE_BYTES);
+#pragma omp parallel for schedule(static) num_threads(dev->threads) if (pieces > 1)
+  for (int64_t i = 0; i < pieces; i++) {
+    size_t at = (size_t)i * PIECE_BYTES, left = bytes - at;
+    memcpy((char *)dst + at, (const char *)src + at, left < PIECE_BYTES ? left : PIECE_BYTES);
+  }
+}
+
+void cpu_fill(Device *dev, void *p, int byte, size_t bytes) {
+  int64_t pieces = (int64_t)((bytes + PIECE_BYTES - 1) / PIECE_BYTES);
+#pragma omp parallel for schedule(static) num_threads(dev->threads) if (pieces > 1)
+  for (int64_t i = 0; i < pieces; i++) {
+    size_t at = (size_t)i * PIECE_BYTES, left = bytes - at;
+    memset((char *)p + at, byte, left < PIECE_BYTES ? left : PIECE_BYTES);
+  }
+}

@@ -1,0 +1,47 @@
+/* The CUDA half of device.h, and what the operations on CUDA need of it. Only in builds with nvcc. */
+#ifndef DEVICE_CUDA_H
+#define DEVICE_CUDA_H
+
+#include "device/cublaslt_cuda.h" // defines: CublasLt
+#include "device/device.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct CudaDevice {
+  int capability;                              /* 90 for compute capability 9.0 */
+  int multiprocessors;                         /* how many the chip has */
+  void *copy_stream;                           /* cudaStream_t of the asynchronous copies */
+  void *operations_recorded, *copies_recorded; /* cudaEvent_t: of dev->stream, of copy_stream */
+  CublasLt blas;
+} CudaDevice;
+
+/* Ends the program with EXIT_RUNTIME for an error of the CUDA runtime: after one, the GPU's memory is lost to
+ * this process. Saved states are complete or absent at any instant, so there is nothing to put in order. */
+void cuda_fail(const char *operation, const char *error) __attribute__((noreturn));
+/* The same unless status, a cudaError_t, is cudaSuccess. */
+void cuda_check(const char *operation, int status);
+
+/* Opens GPU 0 of those that CUDA_VISIBLE_DEVICES shows. On failure an Error says what is missing: driver,
+ * GPU, code for the chip, or libraries; its first line can stand alone. */
+bool cuda_open(Device *dev, Error *e);
+void cuda_close(Device *dev);
+
+size_t cuda_workspace_bytes(void);
+void *cuda_alloc(Device *dev, size_t bytes, Error *e);
+void cuda_free(void *p);
+size_t cuda_free_bytes(void);
+bool cuda_lock_pages(void *p, size_t bytes, Error *e);
+void cuda_unlock_pages(void *p);
+void cuda_synchronize(Device *dev);
+void cuda_copy(Device *dev, void *dst, const void *src, size_t bytes, CopyKind kind);
+void cuda_fill(Device *dev, void *p, int byte, size_t bytes);
+void cuda_copy_async(Device *dev, void *dst, const void *src, size_t bytes, CopyKind kind);
+void cuda_copies_wait(Device *dev);
+void cuda_operations_wait(Device *dev);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

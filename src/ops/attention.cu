@@ -1,0 +1,60 @@
+/* Which implementation of the attention takes a shape. */
+#include "ops/attention_cpu.h"
+#ifdef __CUDACC__
+#include "ops/attention_flash.h"
+#endif
+
+static const AttentionMethod own_cpu = {"own (cpu)", attention_cpu_forward_workspace,
+                                        attention_cpu_backward_workspace, attention_cpu_forward,
+                                        attention_cpu_backward};
+
+#ifdef __CUDACC__
+static const AttentionMethod own_cuda = {"own (cuda)", attention_flash_forward_workspace,
+                                         attention_flash_backward_workspace, attention_flash_forward,
+                                         attention_flash_backward};
+
+static const AttentionMethod *choose_cuda(const AttentionShape *s, Error *e) {
+  if (s->HS <= FLASH_MOST_HS) return &own_cuda;
+  error_usage(e, "heads of %lld numbers, expected at most %d on a GPU.\nUse --device cpu.", (long long)s->HS,
+              FLASH_MOST_HS);
+  return NULL;
+}
+#endif
+
+const AttentionMethod *attention_choose(const Device *dev, DType dt, const AttentionShape *s, Error *e) {
+  CHECK(dt == DT_FP32 || dt == DT_BF16, "attention: not in %s", dtype_name(dt));
+  CHECK(s->B >= 0 && s->T >= 0 && s->HS > 0 && s->NKV > 0 && s->NH % s->NKV == 0 && s->window >= 0,
+        "attention: %lld query heads on %lld key/value heads of %lld, window %lld", (long long)s->NH,
+        (long long)s->NKV, (long long)s->HS, (long long)s->window);
+#ifdef __CUDACC__
+  if (dev->kind == DEVICE_CUDA) return choose_cuda(s, e);
+#endif
+  (void)dev, (void)e;
+  return &own_cpu;
+}
+
+static const AttentionMethod *chosen(const Device *dev, DType dt, const AttentionShape *s) {
+  Error e = {};
+  const AttentionMethod *m = attention_choose(dev, dt, s, &e);
+  CHECK(m, "attention: %s", e.text);
+  return m;
+}
+
+size_t attention_forward_workspace(const Device *dev, DType dt, const AttentionShape *s) {
+  return chosen(dev, dt, s)->forward_workspace(dev, dt, s);
+}
+
+size_t attention_backward_workspace(const Device *dev, DType dt, const AttentionShape *s) {
+  return chosen(dev, dt, s)->backward_workspace(dev, dt, s);
+}
+
+void attention_forward(Device *dev, DType dt, void *o, float *lse, Heads q, Heads k, Heads v,
+                       const AttentionShape *s, void *workspace) {
+  chosen(dev, dt, s)->forward(dev, dt, o, lse, q, k, v, s, workspace);
+}
+
+void attention_backward(Device *dev, DType dt, Heads dq, Heads dk, Heads dv, const void *dout, const void *o,
+                        const float *lse, Heads q, Heads k, Heads v, const AttentionShape *s,
+                        void *workspace) {
+  chosen(dev, dt, s)->backward(dev, dt, dq, dk, dv, dout, o, lse, q, k, v, s, workspace);
+}

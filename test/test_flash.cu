@@ -1,0 +1,96 @@
+/* The attention's kernels for CUDA on the CPU: their blocks are emulated, the definition and its bounds are
+ * those of test_attention. Under the thread sanitizer (make thread-check) a missing barrier is a failure. In
+ * builds with nvcc there are real blocks, and nothing to emulate: there, test_attention runs on a GPU. */
+#ifdef __CUDACC__
+#define main attention_main
+#include "test_attention.cu"
+#undef main
+
+static void emulation_is_for_builds_without_nvcc(void **) {
+  skip();
+}
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(emulation_is_for_builds_without_nvcc)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
+#else
+
+#include "block_emulation.cuh"
+
+#include "ops/attention_flash_backward_cuda.cu"
+#include "ops/attention_flash_forward_cuda.cu"
+#define attention_forward            attention_flash_forward
+#define attention_backward           attention_flash_backward
+#define attention_forward_workspace  attention_flash_forward_workspace
+#define attention_backward_workspace attention_flash_backward_workspace
+
+#define main attention_main
+#include "test_attention.cu"
+#undef main
+
+static Device emulated_device(void) {
+  Device dev;
+  open_test_device(&dev, 1);
+  dev.kind = DEVICE_CUDA;
+  return dev;
+}
+
+static void check_in_blocks(DType dt, const Case *cases, size_t n) {
+  Device dev = emulated_device();
+  for (size_t i = 0; i < n; i++) check_case(&dev, dt, &cases[i]);
+}
+
+/* Every size of padded heads, exactly filled and not, with and without rows at multiples of 16 bytes. */
+static const Case head_sizes[] = {
+    {1, 67, 2, 1, 16, 0, 1, 1, 16},  {1, 67, 1, 1, 32, 0, 1, 1, 16},   {2, 70, 2, 1, 64, 0, 1, 1, 16},
+    {1, 67, 1, 1, 96, 33, 1, 1, 16}, {1, 131, 1, 1, 128, 0, 1, 1, 16}, {1, 67, 1, 1, 256, 0, 1, 1, 16},
+    {1, 35, 2, 2, 8, 0, 1, 1, 16},   {1, 35, 1, 1, 6, 0, 1, 1, 0},     {1, 35, 1, 1, 40, 0, 1, 1, 0},
+    {1, 35, 1, 1, 80, 0, 1, 1, 16},  {1, 35, 1, 1, 102, 0, 1, 1, 0},   {1, 35, 1, 1, 200, 20, 1, 1, 16},
+};
+
+/* Lengths around the sizes of tiles. */
+static const Case lengths[] = {
+    {1, 1, 1, 1, 8, 0, 1, 1, 16},    {3, 1, 4, 2, 16, 1, 1, 1, 0},    {2, 2, 6, 2, 64, 0, 1, 1, 16},
+    {1, 15, 1, 1, 64, 0, 1, 1, 16},  {1, 16, 2, 1, 64, 0, 1, 1, 0},   {1, 17, 2, 2, 64, 0, 1, 1, 16},
+    {1, 63, 1, 1, 64, 0, 1, 1, 16},  {1, 64, 4, 2, 64, 0, 1, 1, 16},  {3, 65, 3, 1, 32, 0, 1, 1, 16},
+    {1, 128, 1, 1, 64, 0, 1, 1, 16}, {1, 200, 4, 1, 64, 0, 1, 1, 16}, {1, 300, 1, 1, 32, 0, 1, 1, 16},
+};
+
+/* Windows of one, shorter than a tile, of several tiles, and longer than the sequence. */
+static const Case windows[] = {
+    {1, 65, 1, 1, 8, 1, 1, 1, 16},     {2, 63, 4, 2, 16, 7, 1, 1, 16},  {1, 300, 2, 1, 32, 64, 1, 1, 16},
+    {1, 260, 1, 1, 64, 100, 1, 1, 16}, {1, 150, 2, 2, 64, 65, 1, 1, 0}, {1, 70, 1, 1, 64, 300, 1, 1, 16},
+};
+
+/* Scores of hundreds: the softmax is all but a choice, and an exponential alone would overflow. */
+static const Case saturated[] = {{1, 65, 4, 2, 16, 0, 1, 300, 16}, {1, 150, 1, 1, 64, 30, 1, 300, 16}};
+
+#define ALL(cases) (cases), sizeof(cases) / sizeof *(cases)
+static void test_head_sizes_bf16(void **) {
+  check_in_blocks(DT_BF16, ALL(head_sizes));
+}
+static void test_head_sizes_fp32(void **) {
+  check_in_blocks(DT_FP32, ALL(head_sizes));
+}
+static void test_lengths_in_blocks(void **) {
+  check_in_blocks(DT_BF16, ALL(lengths));
+  check_in_blocks(DT_FP32, ALL(lengths));
+}
+static void test_windows_in_blocks(void **) {
+  check_in_blocks(DT_BF16, ALL(windows));
+  check_in_blocks(DT_FP32, ALL(windows));
+}
+static void test_saturation_in_blocks(void **) {
+  check_in_blocks(DT_BF16, ALL(saturated));
+  check_in_blocks(DT_FP32, ALL(saturated));
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_head_sizes_bf16),      cmocka_unit_test(test_head_sizes_fp32),
+      cmocka_unit_test(test_lengths_in_blocks),    cmocka_unit_test(test_windows_in_blocks),
+      cmocka_unit_test(test_saturation_in_blocks),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
+#endif
