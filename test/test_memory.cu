@@ -198,7 +198,7 @@ static void test_runs_keep_to_the_plan(void **state) {
     for (size_t c = 0; c < sizeof chunks / sizeof *chunks; c++)
       for (size_t d = 0; d < sizeof formats / sizeof *formats; d++) {
         bool odd = (m + c + d) % 2;
-        unsigned offload = (unsigned)((m + 5 * c + 3 * d) % 16);
+        unsigned offload = (unsigned)((m + 5 * c + 11 * d) % 32);
         if (modes[m].recompute != RECOMPUTE_LAYER)
           offload &= ~(unsigned)(OFFLOAD_CHECKPOINTS | OFFLOAD_ATTENTION);
         int64_t groups = modes[m].recompute == RECOMPUTE_LAYER && (m + c / 2 + d) % 2 ? 2 : 1;

@@ -70,7 +70,7 @@ static const Recomputation recomputations[] = {
 };
 static const UpdateMode updates[] = {UPDATE_STEP, UPDATE_LAYER};
 static const int64_t groups[] = {1, 2};
-enum { OFFLOADS = 16 }; /* combinations of the bits */
+enum { OFFLOADS = 32 }; /* combinations of the bits */
 
 /* The number formats: these change the numbers, and have a plain run each. */
 static const struct {
@@ -94,7 +94,7 @@ static RunShape shape_of(int64_t A, int64_t B, int64_t T, size_t format, int64_t
 /* Moves on to another offload; skips what does not go with the rest of the shape. */
 static unsigned next_offload(const RunShape *s, unsigned *turn) {
   unsigned offload = *turn =
-      (*turn + 5) % OFFLOADS; /* 5 has no divisor in common with 16: all have their turn */
+      (*turn + 5) % OFFLOADS; /* 5 has no divisor in common with 32: all have their turn */
   if (s->recompute != RECOMPUTE_LAYER) offload &= ~(unsigned)(OFFLOAD_CHECKPOINTS | OFFLOAD_ATTENTION);
   if (s->update == UPDATE_LAYER) offload &= ~(unsigned)OFFLOAD_GRADIENTS;
   return offload;

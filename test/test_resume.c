@@ -120,11 +120,14 @@ static void a_resumed_run_may_offload(void **state) {
   expect(0, "saved", FORMAT "--out @/hosted --stop-after 2");
   expect(0, "resumed with another --offload",
          FORMAT "--out @/hosted --stop-after 4 --resume --offload "
-                "checkpoints,attention,optimizer,gradients");
+                "checkpoints,attention,optimizer,gradients,weights");
   expect(0, "resumed after step 4", FORMAT "--out @/hosted --resume");
   assert_same_run("resident", "hosted", 6);
   expect(0, "saved", FORMAT "--out @/all --offload optimizer,gradients");
   assert_same_run("resident", "all", 6);
+  expect(0, "saved", TINY "--steps 4 --update layer --clip 0 --out @/layers");
+  expect(0, "saved", TINY "--steps 4 --update layer --clip 0 --out @/weights --offload weights,optimizer");
+  assert_same_run("layers", "weights", 4);
 }
 
 static void resume_without_a_state_starts(void **state) {

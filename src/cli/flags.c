@@ -96,7 +96,7 @@ static const Flag flags[] = {
      OR_WORD("auto", GROUPS_AUTO)},
     {GROUP_MEMORY, "offload", SET(offload), "none", "LIST",
      "what host memory holds, to be streamed through: none, or a comma list",
-     .choices = "checkpoints|attention|optimizer|gradients"},
+     .choices = "checkpoints|attention|optimizer|gradients|weights"},
     {GROUP_MEMORY, "update", CHOICE(update), "step", NULL,
      "update after the whole backward, or each layer at once (no clipping)", .choices = "step|layer"},
     {GROUP_MEMORY, "plan", BOOL(plan), "", NULL, "print the memory plan of these flags, do not run"},

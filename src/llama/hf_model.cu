@@ -161,12 +161,17 @@ static bool load_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
   int64_t first = t->slice->row * t->spec->cols, n = t->slice->rows * t->spec->cols;
   char *weight = (char *)model_weight(m, t->unit, t->spec) + (size_t)first * dtype_size(dt);
   float *master = model_master(m, t->unit, t->spec);
-  for (int64_t at = 0; at < n; at += STAGING_ELEMENTS) {
-    int64_t part = staging_part(n - at);
+  /* weights that stay on the host are converted in the second half of the device's staging */
+  const int64_t most = STAGING_ELEMENTS / 2;
+  bool on_host = kind_on_host(m, WEIGHT, t->unit);
+  for (int64_t at = 0; at < n; at += most) {
+    int64_t part = n - at < most ? n - at : most;
     const char *from = (const char *)found->data + (size_t)at * dtype_size(found->dtype);
     safetensors_to_fp32(host, from, found->dtype, part);
     device_copy(m->dev, staged, host, (size_t)part * sizeof(float), COPY_TO_DEVICE);
-    convert(m->dev, weight + (size_t)at * dtype_size(dt), dt, staged, DT_FP32, part);
+    char *here = weight + (size_t)at * dtype_size(dt);
+    convert(m->dev, on_host ? (void *)(staged + most) : here, dt, staged, DT_FP32, part);
+    if (on_host) device_copy(m->dev, here, staged + most, (size_t)part * dtype_size(dt), COPY_FROM_DEVICE);
     if (master && kind_on_host(m, MASTER, t->unit))
       memcpy(master + first + at, host, (size_t)part * sizeof(float));
     else if (master)
@@ -212,6 +217,7 @@ bool hf_model_check(const Config *c, const SafeTensors *set, Error *e) {
 bool hf_model_load(Model *m, const SafeTensors *set, Error *e) {
   if (!hf_model_check(m->config, set, e)) return false;
   arena_enter(&m->arena, m->schedule->load);
+  for (int i = 0; i < SLOTS; i++) m->layer_in_slot[i] = NO_LAYER;
   return visit_tensors(m, load_tensor, (void *)set, e);
 }
 
@@ -253,6 +259,7 @@ static bool write_tensor(Model *m, const HfTensor *weight, void *context, Error 
 }
 
 bool hf_model_save(Model *m, const char *path, Error *e) {
+  device_synchronize(m->dev); /* what is on the host has arrived there */
   arena_enter(&m->arena, m->schedule->load);
   Saving s = {safetensors_writer_new(path), WEIGHT};
   visit_tensors(m, declare_tensor, &s, e);
@@ -263,7 +270,7 @@ bool hf_model_save(Model *m, const char *path, Error *e) {
 /* ---- the optimizer ---- */
 
 bool hf_model_save_optimizer(Model *m, const char *path, Error *e) {
-  device_synchronize(m->dev); /* what is on the host has arrived there */
+  device_synchronize(m->dev);
   arena_enter(&m->arena, m->schedule->load);
   SafeTensorsWriter *w = safetensors_writer_new(path);
   for (int k = MOMENT1; k < KINDS; k++) {

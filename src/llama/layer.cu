@@ -11,8 +11,45 @@ static float *gradient_of(const Model *m, int64_t unit, const ParamSpec *spec, b
   return wanted ? model_gradient(m, unit, spec) : NULL;
 }
 
+/* The slot that the layer's weights are in, or are being fetched to; SLOTS: none. */
+static int slot_of(const Model *m, int64_t layer) {
+  int slot = 0;
+  while (slot < SLOTS && m->layer_in_slot[slot] != layer) slot++;
+  return slot;
+}
+
+static void fetch_weights(Model *m, int64_t layer, int slot) {
+  const Schedule *s = m->schedule;
+  m->layer_in_slot[slot] = layer;
+  offload_fetch(m->dev, arena_get(&m->arena, s->weight_slots[slot]), arena_get(&m->arena, s->weights[layer]),
+                (size_t)plan_buffer_bytes(s->plan, s->weights[layer]));
+}
+
+/* Makes sure that the layer's weights are on the device. Returns their slot. */
+static int need_weights(Model *m, int64_t layer) {
+  int slot = slot_of(m, layer);
+  if (slot == SLOTS) {
+    fetch_weights(m, layer, slot = 0);
+    offload_wait(m->dev);
+  }
+  return slot;
+}
+
+void weights_prefetch(Model *m, int64_t now, int64_t next) {
+  if (m->schedule->weight_slots[0] == NO_BUFFER) return;
+  int slot = need_weights(m, now);
+  if (next != NO_LAYER && slot_of(m, next) == SLOTS) fetch_weights(m, next, 1 - slot);
+}
+
+/* A layer's tensor on the device. */
+static void *weight_of(const Model *m, int64_t unit, const ParamSpec *spec) {
+  const Schedule *s = m->schedule;
+  if (s->weight_slots[0] == NO_BUFFER || !spec->rows) return model_weight(m, unit, spec);
+  return mst_row(arena_get(&m->arena, s->weight_slots[slot_of(m, unit)]), 1, spec->offset, s->shape.dtype);
+}
+
 static Norm norm_of(const Model *m, int64_t unit, const ParamSpec *spec, bool gradients) {
-  return Norm{model_weight(m, unit, spec), gradient_of(m, unit, spec, gradients), (float)m->config->norm_eps};
+  return Norm{weight_of(m, unit, spec), gradient_of(m, unit, spec, gradients), (float)m->config->norm_eps};
 }
 
 static Linear linear_of(const Model *m, int64_t unit, const ParamSpec *weight, const ParamSpec *bias,
@@ -20,10 +57,10 @@ static Linear linear_of(const Model *m, int64_t unit, const ParamSpec *weight, c
   Linear l = {};
   l.in = weight->cols;
   l.out = weight->rows;
-  l.weight = model_weight(m, unit, weight);
+  l.weight = weight_of(m, unit, weight);
   l.dweight = gradient_of(m, unit, weight, gradients);
   if (bias->rows) {
-    l.bias = model_weight(m, unit, bias);
+    l.bias = weight_of(m, unit, bias);
     l.dbias = gradient_of(m, unit, bias, gradients);
   }
   return l;
@@ -33,12 +70,13 @@ LayerWeights weights_acquire(Model *m, int64_t layer, bool gradients) {
   const ParamSpec *p = m->params.layer;
   const Config *c = m->config;
   LayerWeights w = {};
+  if (m->schedule->weight_slots[0] != NO_BUFFER) need_weights(m, layer);
   w.norm1 = norm_of(m, layer, &p[P_NORM1], gradients);
   w.qkv = linear_of(m, layer, &p[P_QKV], &p[P_QKV_BIAS], gradients);
   w.o = linear_of(m, layer, &p[P_O], &p[P_O_BIAS], gradients);
   if (c->qk_norm) {
-    w.q_norm = model_weight(m, layer, &p[P_Q_NORM]);
-    w.k_norm = model_weight(m, layer, &p[P_K_NORM]);
+    w.q_norm = weight_of(m, layer, &p[P_Q_NORM]);
+    w.k_norm = weight_of(m, layer, &p[P_K_NORM]);
     w.dq_norm = gradient_of(m, layer, &p[P_Q_NORM], gradients);
     w.dk_norm = gradient_of(m, layer, &p[P_K_NORM], gradients);
   }
@@ -51,7 +89,7 @@ LayerWeights weights_acquire(Model *m, int64_t layer, bool gradients) {
   return w;
 }
 
-/* All weights are resident in this version: nothing to give back. */
+/* Slots are given back by whoever needs one: the layer before last makes room. */
 void weights_release(Model *m, int64_t layer) {
   CHECK(layer < m->config->L, "release of layer %lld", (long long)layer);
 }

@@ -19,6 +19,9 @@ typedef struct LayerWeights {
 /* Every use of a layer's weights is between these two: what streams weights in from elsewhere hooks in here.
  * gradients: for a backward, with the weights' gradients, which have to live at the arena's moment. */
 LayerWeights weights_acquire(Model *m, int64_t layer, bool gradients);
+/* Says that the weights of layer `now` are used next, and after them those of `next` (NO_LAYER: none), which
+ * are fetched meanwhile when they are on the host. What is used without this is fetched while one waits. */
+void weights_prefetch(Model *m, int64_t now, int64_t next);
 void weights_release(Model *m, int64_t layer);
 
 /* A unit's gradient is complete for this optimizer step (all micro-batches). Its part of the global norm is

@@ -23,6 +23,7 @@ bool model_open(Model *m, const Config *c, const Schedule *s, Device *dev, bool 
   m->schedule = s;
   m->dev = dev;
   m->stopped_at = NOT_STOPPED;
+  for (int i = 0; i < SLOTS; i++) m->layer_in_slot[i] = NO_LAYER;
   params_table(&m->params, c);
   if (!arena_open(&m->arena, s->plan, dev, poison, e)) return false;
   arena_enter(&m->arena, s->load);
@@ -112,6 +113,7 @@ static void init_tensor(Model *m, BufferId buffer, DType dt, const ParamSpec *sp
 
 void model_init(Model *m, uint64_t seed) {
   const Schedule *s = m->schedule;
+  for (int i = 0; i < SLOTS; i++) m->layer_in_slot[i] = NO_LAYER;
   arena_enter(&m->arena, s->load);
   for (int64_t u = 0; u < params_units(&m->params); u++) {
     int count;
@@ -186,7 +188,11 @@ static void *forward(Model *m, const int32_t *tokens, const int32_t *targets, co
   const Schedule *s = m->schedule;
   int64_t L = m->config->L;
   model_embed(m, tokens, targets, positions, B, T);
-  for (int64_t l = 0; l < L; l++) layer_forward(m, l, &s->forward[l], B, T);
+  for (int64_t l = 0; l < L; l++) {
+    offload_wait(m->dev);
+    weights_prefetch(m, l, l + 1 < L ? l + 1 : (int64_t)NO_LAYER);
+    layer_forward(m, l, &s->forward[l], B, T);
+  }
   arena_enter(&m->arena, s->head);
   return arena_get(&m->arena, s->forward[L - 1].buf.x_out);
 }
@@ -227,10 +233,13 @@ static bool gradients_end(Model *m, int64_t unit, bool last_micro_batch) {
   return true;
 }
 
-/* Begins to fetch what a visit of the backward phase needs from the host. */
-static void fetch_for_visit(Model *m, int64_t visit) {
+/* Begins to fetch what a visit of the backward phase needs from the host. now: the layer that is computed
+ * meanwhile. */
+static void fetch_for_visit(Model *m, int64_t visit, int64_t now) {
   const Schedule *s = m->schedule;
-  if (visit == s->visit_count) return;
+  bool over = visit == s->visit_count;
+  weights_prefetch(m, now, over ? (int64_t)NO_LAYER : s->visits[visit].layer);
+  if (over) return;
   const Visit *v = &s->visits[visit];
   for (int i = 0; i < v->fetches; i++)
     offload_fetch(m->dev, arena_get(&m->arena, v->device[i]), arena_get(&m->arena, v->host[i]),
@@ -239,9 +248,10 @@ static void fetch_for_visit(Model *m, int64_t visit) {
 
 /* The visit has what it needs; the next one's is fetched while it computes. */
 static void begin_visit(Model *m, int64_t visit) {
-  arena_enter(&m->arena, m->schedule->visits[visit].begin);
+  const Visit *v = &m->schedule->visits[visit];
+  arena_enter(&m->arena, v->begin);
   offload_wait(m->dev);
-  fetch_for_visit(m, visit + 1);
+  fetch_for_visit(m, visit + 1, v->layer);
 }
 
 /* The layers from last to first; what a layer or a segment did not keep is made again before its backward.
@@ -276,7 +286,7 @@ static double micro_batch(Model *m, const StepBatch *step, int64_t a) {
   float scale = step->valid_targets ? (float)(1.0 / (double)step->valid_targets) : 0.0f;
 
   void *x = forward(m, step->tokens + at, step->targets + at, step->positions + at, B, T);
-  fetch_for_visit(m, 0);
+  fetch_for_visit(m, 0, m->config->L - 1);
   gradients_begin(m, final, first);
   if (tied) gradients_begin(m, embedding, first);
   LmHead head = lm_head(m);

@@ -19,13 +19,14 @@ typedef struct Model {
   Device *dev;
   ParamTable params;
   Arena arena;
-  float attention_scale;   /* factor of rope's cos and sin */
-  double gradient_squares; /* sum over the units that gradients_ready() was called for in this step */
-  const AdamW *update;     /* of the step at hand, with UPDATE_LAYER */
-  int64_t stopped_at;      /* unit whose gradient was not finite and ended the step, or NOT_STOPPED */
+  float attention_scale;        /* factor of rope's cos and sin */
+  double gradient_squares;      /* sum over the units that gradients_ready() was called for in this step */
+  const AdamW *update;          /* of the step at hand, with UPDATE_LAYER */
+  int64_t stopped_at;           /* unit whose gradient was not finite and ended the step, or NOT_STOPPED */
+  int64_t layer_in_slot[SLOTS]; /* whose weights are in which slot of the schedule; NO_LAYER */
 } Model;
 
-enum { NOT_STOPPED = -1 };
+enum { NOT_STOPPED = -1, NO_LAYER = -1 };
 
 /* Takes the memory that the schedule planned. config, schedule and dev outlive the model. poison: for tests,
  * see arena_open. Weights are not set yet: model_init or hf_model_load does that. */

@@ -65,7 +65,15 @@ static int64_t kind_elements(const Piece *p, int kind) {
   return scales ? (p->n + MOMENT_BLOCK - 1) / MOMENT_BLOCK : p->n;
 }
 static DType kind_dtype(const Model *m, int kind) {
-  return kind == U_MOMENT1 || kind == U_MOMENT2 ? m->schedule->shape.moments : DT_FP32;
+  const RunShape *s = &m->schedule->shape;
+  return kind == U_WEIGHT ? s->dtype : kind == U_MOMENT1 || kind == U_MOMENT2 ? s->moments : DT_FP32;
+}
+
+/* Whether the unit's tensors of that kind are on the host, and stream through slots. */
+static bool streams(const Model *m, int64_t u, int kind) {
+  const Schedule *s = m->schedule;
+  return s->update_slots[kind][0] != NO_BUFFER &&
+         (kind != U_WEIGHT || plan_buffer_space(s->plan, s->weights[u]) == SPACE_HOST);
 }
 
 /* Where the piece is kept: on the device or on the host. NULL when the run has no such tensor. */
@@ -74,6 +82,7 @@ static void *home_of(const Model *m, int64_t u, const Piece *p, int kind) {
   DType dt = kind_dtype(m, kind);
   switch (kind) {
   case U_GRADIENT: return element(model_step_gradient(m, u, p->spec), first, dt);
+  case U_WEIGHT: return element(model_weight(m, u, p->spec), first, dt);
   case U_MOMENT1: return element(model_moment1(m, u, p->spec), first, dt);
   case U_MOMENT2: return element(model_moment2(m, u, p->spec), first, dt);
   case U_ABSMAX1: return element(model_absmax1(m, u, p->slice), block, dt);
@@ -84,20 +93,20 @@ static void *home_of(const Model *m, int64_t u, const Piece *p, int kind) {
 
 /* Where the update finds it: at home, or in a slot that it streams through. */
 static void *place_of(const Model *m, int64_t u, const Piece *p, int kind, int slot) {
-  BufferId id = m->schedule->update_slots[kind][slot];
-  return id == NO_BUFFER ? home_of(m, u, p, kind) : arena_get(&m->arena, id);
+  if (!streams(m, u, kind)) return home_of(m, u, p, kind);
+  return arena_get(&m->arena, m->schedule->update_slots[kind][slot]);
 }
 
 static void fetch_piece(Model *m, int64_t u, const Piece *p, int slot) {
   for (int kind = 0; kind < U_KINDS; kind++)
-    if (m->schedule->update_slots[kind][slot] != NO_BUFFER)
+    if (streams(m, u, kind))
       offload_fetch(m->dev, place_of(m, u, p, kind, slot), home_of(m, u, p, kind),
                     (size_t)kind_elements(p, kind) * dtype_size(kind_dtype(m, kind)));
 }
 
 static void store_piece(Model *m, int64_t u, const Piece *p, int slot) {
   for (int kind = 0; kind < U_KINDS; kind++)
-    if (kind != U_GRADIENT && m->schedule->update_slots[kind][slot] != NO_BUFFER)
+    if (kind != U_GRADIENT && streams(m, u, kind))
       offload_store(m->dev, home_of(m, u, p, kind), place_of(m, u, p, kind, slot),
                     (size_t)kind_elements(p, kind) * dtype_size(kind_dtype(m, kind)));
 }
@@ -106,7 +115,7 @@ static void update_piece(Model *m, int64_t u, const Piece *p, int slot, const Ad
   const RunShape *shape = &m->schedule->shape;
   int64_t first = p->slice->row * p->spec->cols + p->at;
   AdamWTensor t = {};
-  t.param = element(model_weight(m, u, p->spec), first, shape->dtype);
+  t.param = place_of(m, u, p, U_WEIGHT, slot);
   t.dtype = shape->dtype;
   t.master = (float *)place_of(m, u, p, U_MASTER, slot);
   t.grad = (const float *)place_of(m, u, p, U_GRADIENT, slot);
@@ -126,8 +135,8 @@ static void update_piece(Model *m, int64_t u, const Piece *p, int slot, const Ad
  * there is stored. */
 void optimizer_update_unit(Model *m, int64_t u, const AdamW *a) {
   const Schedule *s = m->schedule;
-  bool streams = s->shape.offload & (OFFLOAD_OPTIMIZER | OFFLOAD_GRADIENTS);
-  PieceWalk walk = {m, u, streams ? schedule_update_slice(s) : INT64_MAX, 0, 0, 0};
+  bool in_slices = s->shape.offload & (OFFLOAD_OPTIMIZER | OFFLOAD_GRADIENTS | OFFLOAD_WEIGHTS);
+  PieceWalk walk = {m, u, in_slices ? schedule_update_slice(s) : INT64_MAX, 0, 0, 0};
   Piece now, next;
   bool more = next_piece(&walk, &now);
   if (more) fetch_piece(m, u, &now, 0);
@@ -139,6 +148,8 @@ void optimizer_update_unit(Model *m, int64_t u, const AdamW *a) {
     store_piece(m, u, &now, slot);
   }
   offload_wait(m->dev);
+  for (int slot = 0; slot < SLOTS; slot++)
+    if (m->layer_in_slot[slot] == u) m->layer_in_slot[slot] = NO_LAYER;
 }
 
 void optimizer_update(Model *m, AdamW a, double clip) {

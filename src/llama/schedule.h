@@ -46,6 +46,7 @@ enum {
   OFFLOAD_ATTENTION = 1 << 1,   /* what keep_attention keeps; of RECOMPUTE_LAYER only */
   OFFLOAD_OPTIMIZER = 1 << 2,   /* moments and master copy */
   OFFLOAD_GRADIENTS = 1 << 3,   /* gathered on the host; of UPDATE_STEP only */
+  OFFLOAD_WEIGHTS = 1 << 4,     /* of the layers; embedding and head stay on the device */
 };
 
 /* What the schedule depends on, besides the model and the device. */
@@ -107,6 +108,7 @@ typedef struct LayerPass {
  * memory is fetched during the one before it (the first one's during the head). */
 enum { VISIT_FETCHES = 3 };
 typedef struct Visit {
+  int64_t layer;
   int begin; /* its first moment */
   int fetches;
   BufferId device[VISIT_FETCHES], host[VISIT_FETCHES];
@@ -130,6 +132,7 @@ typedef struct GroupBuffers {
 /* What an update takes and leaves, by tensor. */
 typedef enum UpdateKind {
   U_GRADIENT,
+  U_WEIGHT,
   U_MOMENT1,
   U_MOMENT2,
   U_ABSMAX1,
@@ -158,6 +161,7 @@ typedef struct Schedule {
   BufferId *weights, *master, *gradients, *moment1, *moment2;
   BufferId *absmax1, *absmax2; /* scales of 8-bit moments */
   BufferId *host_gradients; /* of OFFLOAD_GRADIENTS: gathered here; `gradients` live during their backward */
+  BufferId weight_slots[SLOTS]; /* the weights of a layer at hand and of the next one, of OFFLOAD_WEIGHTS */
   BufferId update_slots[U_KINDS][SLOTS]; /* a slice of what is on the host, for its update; else NO_BUFFER */
 
   BufferId dx;         /* [N, C] gradient of the stream; it takes the place of the head's input */
