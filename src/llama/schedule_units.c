@@ -74,9 +74,25 @@ int64_t schedule_update_slice(const Schedule *s) {
   return s->shape.update_slice ? s->shape.update_slice : UPDATE_SLICE;
 }
 
+/* Elements of the largest Hugging Face tensor, to whole blocks of 8-bit moments. */
+static int64_t largest_slice(const Config *c) {
+  ParamTable t;
+  params_table(&t, c);
+  int64_t most = 0;
+  for (int64_t u = t.L - 1; u < params_units(&t); u++) { /* layers are alike */
+    int count;
+    const ParamSpec *specs = params_of_unit(&t, u, &count);
+    for (int i = 0; i < count; i++)
+      for (int k = 0; k < specs[i].slice_count; k++)
+        if (specs[i].slices[k].blocks * MOMENT_BLOCK > most) most = specs[i].slices[k].blocks * MOMENT_BLOCK;
+  }
+  return most;
+}
+
 /* Room on the device for a slice of what the update finds on the host, twice. */
-static void declare_update_slots(Schedule *s, int64_t units) {
-  int64_t n = schedule_update_slice(s);
+static void declare_update_slots(Schedule *s, const Config *c) {
+  int64_t n = schedule_update_slice(s), largest = largest_slice(c), units = c->L + 2;
+  if (n > largest) n = largest;
   const struct {
     BufferId home; /* of the first unit: it is on the host, or not there */
     DType dtype;
@@ -106,5 +122,5 @@ static void declare_update_slots(Schedule *s, int64_t units) {
 void schedule_declare_units(Schedule *s, const Config *c) {
   declare_units(s, c);
   declare_weight_slots(s, c);
-  declare_update_slots(s, c->L + 2);
+  declare_update_slots(s, c);
 }
