@@ -92,6 +92,9 @@ $(BUILD)/test_%: $(BUILD)/test/test_%.cu.o $(OBJECTS)
 # sees the program's own allocations, not those inside libraries
 $(BUILD)/test_memory: LDLIBS += $(foreach f,malloc calloc realloc aligned_alloc posix_memalign mmap cudaMalloc,-Wl,--wrap=$(f))
 
+# copies beside the device's work are made as late as they may be
+$(BUILD)/test_modes: LDLIBS += $(foreach f,device_copy_async device_operations_wait device_synchronize,-Wl,--wrap=$(f))
+
 # the program with a disk that fails, for test_faults
 $(BUILD)/train_llama_faulty: LDLIBS += $(foreach f,write fsync rename,-Wl,--wrap=$(f))
 $(BUILD)/train_llama_faulty: $(BUILD)/train_llama.cu.o $(BUILD)/test/fault_io.c.o $(OBJECTS)

@@ -13,6 +13,39 @@ extern "C" {
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
+/* ---- copies that are late ---- */
+
+/* The CPU device makes an asynchronous copy at once. Here it is made when somebody waits for it, as late as a
+ * GPU may make it: what is read without waiting, or overwritten while it is being copied, shows. */
+static struct {
+  void *dst;
+  const void *src;
+  size_t bytes;
+} pending[64];
+static int pending_count;
+
+static void make_pending_copies(void) {
+  for (int i = 0; i < pending_count; i++) memcpy(pending[i].dst, pending[i].src, pending[i].bytes);
+  pending_count = 0;
+}
+
+extern "C" {
+void __wrap_device_copy_async(Device *, void *dst, const void *src, size_t bytes, CopyKind) {
+  CHECK(pending_count < (int)COUNT(pending), "more than %d copies that nobody waits for", pending_count);
+  pending[pending_count].dst = dst;
+  pending[pending_count].src = src;
+  pending[pending_count++].bytes = bytes;
+}
+void __wrap_device_operations_wait(Device *) {
+  make_pending_copies();
+}
+void __wrap_device_synchronize(Device *) {
+  make_pending_copies();
+}
+}
+
+/* ---- trainings ---- */
+
 /* What a training left: losses, gradient norms, and the bytes of weights, master copy and moments. */
 typedef struct Trained {
   double loss[2], norm[2];
@@ -40,6 +73,7 @@ static Trained train(Config c, RunShape shape) {
     r.norm[a.step - 1] = gradient_norm(&t.model);
     if (shape.update == UPDATE_STEP) optimizer_update(&t.model, a, shape.A > 1 ? 0.5 : 0);
   }
+  device_synchronize(&t.dev);
   for (int64_t u = 0; u < t.config.L + 2; u++) {
     const BufferId ids[] = {s->weights[u], s->master[u],  s->moment1[u],
                             s->moment2[u], s->absmax1[u], s->absmax2[u]};

@@ -227,9 +227,11 @@ static bool gradients_end(Model *m, int64_t unit, bool last_micro_batch) {
   const Schedule *s = m->schedule;
   BufferId id = s->gradients[unit], host = s->host_gradients[unit];
   if (last_micro_batch && !gradients_ready(m, unit)) return false;
-  if (host != NO_BUFFER)
+  if (host != NO_BUFFER) {
     offload_store(m->dev, arena_get(&m->arena, host), arena_get(&m->arena, id),
                   (size_t)plan_buffer_bytes(s->plan, id));
+    offload_wait(m->dev); /* the next unit's gradient takes its place */
+  }
   return true;
 }
 
@@ -249,8 +251,8 @@ static void fetch_for_visit(Model *m, int64_t visit, int64_t now) {
 /* The visit has what it needs; the next one's is fetched while it computes. */
 static void begin_visit(Model *m, int64_t visit) {
   const Visit *v = &m->schedule->visits[visit];
-  arena_enter(&m->arena, v->begin);
   offload_wait(m->dev);
+  arena_enter(&m->arena, v->begin);
   fetch_for_visit(m, visit + 1, v->layer);
 }
 
@@ -304,7 +306,6 @@ static double micro_batch(Model *m, const StepBatch *step, int64_t a) {
   embedding_backward(m->dev, s->shape.dtype, model_gradient(m, embedding, &m->params.embedding[P_EMBEDDING]),
                      arena_get(arena, s->dx), (const int32_t *)arena_get(arena, s->tokens), N, m->config->C);
   if (gradients_end(m, embedding, last) && last) arena_enter(arena, s->update);
-  offload_wait(m->dev);
   return sum;
 }
 
