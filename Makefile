@@ -31,7 +31,7 @@ INCLUDE  := -I. -Isrc -Itest
 HOST     := $(OPTIMIZE) $(WARN) -fopenmp
 CFLAGS   ?=
 CXXFLAGS ?=
-LDLIBS   := -lopenblas -lcjson -lm -ldl
+LDLIBS   := -lopenblas -lcjson -lpcre2-8 -lutf8proc -lm -ldl
 
 ifeq ($(CUDA),1)
   LATEST   := $(lastword $(ARCH))
@@ -54,21 +54,33 @@ SAY = $(if $(V),@:,@echo "  $(1)  $@")
 COMPILE_C = $(CC) -std=gnu11 $(HOST) $(INCLUDE) $(CFLAGS) -MMD -MP -c $< -o $@
 LINK      = $(CXX) $(HOST) $^ $(LDLIBS) -o $@
 
+TOKENIZER := $(wildcard tokenizer/*.c)
 # *_cuda.* need CUDA's headers, whatever compiles them
-SOURCES := $(wildcard src/*/*.c src/*/*.cu)
+SOURCES := $(wildcard src/*/*.c src/*/*.cu) $(TOKENIZER)
 ifneq ($(CUDA),1)
   SOURCES := $(filter-out %_cuda.c %_cuda.cu,$(SOURCES))
 endif
 OBJECTS := $(patsubst %,$(BUILD)/%.o,$(SOURCES))
 TESTS   := $(patsubst test/%,$(BUILD)/%,$(basename $(wildcard test/test_*.c test/test_*.cu)))
 
-.PHONY: all test tsan valgrind demo clean format format-check train_llama
-all: train_llama
+.PHONY: all test tsan valgrind demo clean format format-check train_llama tokenize
+all: train_llama tokenize
 
 # phony: the one that is here may come from another build
 train_llama: $(BUILD)/train_llama
 	@cmp -s $< $@ || cp -f $< $@
 $(BUILD)/train_llama: $(BUILD)/train_llama.cu.o $(OBJECTS)
+	$(call SAY,link)
+	$(Q)$(LINK)
+
+# ./tokenize: an archive gives it what it calls, and nothing of the trainer
+tokenize: $(BUILD)/tokenize
+	@cmp -s $< $@ || cp -f $< $@
+$(BUILD)/tokenize_parts.a: $(patsubst %,$(BUILD)/%.o,$(TOKENIZER) $(wildcard src/base/*.c src/io/*.c src/cli/*.c tokenizer/tool/*.c))
+	@rm -f $@
+	$(Q)ar rcs $@ $^
+$(BUILD)/tokenize: LDLIBS = -lcjson -lpcre2-8 -lutf8proc -lm
+$(BUILD)/tokenize: $(BUILD)/tokenizer/tool/tokenize.c.o $(BUILD)/tokenize_parts.a
 	$(call SAY,link)
 	$(Q)$(LINK)
 
@@ -95,6 +107,12 @@ $(BUILD)/test_memory: LDLIBS += $(foreach f,malloc calloc realloc aligned_alloc 
 # copies beside the device's work are made as late as they may be
 $(BUILD)/test_modes: LDLIBS += $(foreach f,device_copy_async device_operations_wait device_synchronize,-Wl,--wrap=$(f))
 
+# ./tokenize with a disk that fails, for test_tokenize
+$(BUILD)/tokenize_faulty: LDLIBS = -lcjson -lpcre2-8 -lutf8proc -lm $(foreach f,write fsync rename,-Wl,--wrap=$(f))
+$(BUILD)/tokenize_faulty: $(BUILD)/tokenizer/tool/tokenize.c.o $(BUILD)/test/fault_io.c.o $(BUILD)/tokenize_parts.a
+	$(call SAY,link)
+	$(Q)$(LINK)
+
 # the program with a disk that fails, for test_faults
 $(BUILD)/train_llama_faulty: LDLIBS += $(foreach f,write fsync rename,-Wl,--wrap=$(f))
 $(BUILD)/train_llama_faulty: $(BUILD)/train_llama.cu.o $(BUILD)/test/fault_io.c.o $(OBJECTS)
@@ -106,17 +124,17 @@ $(BUILD)/gpu_bench: $(BUILD)/bench/gpu_bench.cu.o $(OBJECTS)
 	$(Q)$(LINK)
 
 clean:
-	rm -rf build train_llama
+	rm -rf build train_llama tokenize
 
 -include $(shell find $(BUILD) build/fuzz -name '*.d' 2>/dev/null)
 
 # What people type. Dependencies are installed before anything is built, so the building is a make of its own.
 PARALLEL := $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc))
-FORMATTED = $(wildcard $(foreach d,. src/* test test/fuzz bench tokenizer,$(addprefix $(d)/*.,c h cu cuh)))
+FORMATTED = $(wildcard $(foreach d,. src/* test test/fuzz bench tokenizer tokenizer/tool,$(addprefix $(d)/*.,c h cu cuh)))
 CLANG_FORMAT = $(firstword $(foreach f,clang-format-14 clang-format,$(shell command -v $(f) 2>/dev/null)))
 
 .PHONY: tests
-tests: $(BUILD)/train_llama $(BUILD)/train_llama_faulty $(TESTS)
+tests: $(BUILD)/train_llama $(BUILD)/train_llama_faulty $(BUILD)/tokenize $(BUILD)/tokenize_faulty $(TESTS)
 .PRECIOUS: $(BUILD)/%.c.o $(BUILD)/%.cu.o # keeps the tests' object files
 
 test:
@@ -129,7 +147,7 @@ test:
 ptxas-check:
 	@NVCC="$(NVCC)" NVCCFLAGS="-std=c++17 -O3 $(GENCODE) $(INCLUDE)" test/ptxas_check.sh $(if $(UPDATE),--update)
 # Blocks of CUDA threads, emulated by threads of the CPU, under the thread sanitizer.
-THREADED := $(addprefix build/cpu-thread/,test_block)
+THREADED := $(addprefix build/cpu-thread/,test_block test_flash)
 .PHONY: thread-check
 thread-check:
 	@$(MAKE) --no-print-directory $(PARALLEL) CUDA=0 SANITIZE=thread BUILD=build/cpu-thread $(THREADED)
@@ -142,7 +160,7 @@ gpu-bench:
 
 # The reading thread under the thread sanitizer: what it takes part in and no more, since the runtimes of
 # OpenMP are not built for that sanitizer.
-TSAN_SOURCES := test/test_prefetch.c $(addprefix src/,io/dataloader.c io/source.c io/shards.c \
+TSAN_SOURCES := test/test_prefetch.c $(addprefix src/,io/dataloader.c io/source.c io/shards.c io/shard_writer.c \
                 io/watched_file.c io/shuffle.c io/file.c base/worker.c base/error.c)
 build/tsan/test_prefetch: $(TSAN_SOURCES) $(wildcard *.h src/io/*.h src/base/*.h test/*.h)
 	@mkdir -p $(@D)
@@ -164,7 +182,7 @@ FUZZ         := build/fuzz
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := $(patsubst test/fuzz/fuzz_%.c,%,$(wildcard test/fuzz/fuzz_*.c))
 FUZZ_FLAGS   := -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
-FUZZ_HOST    := $(patsubst %,$(FUZZ)/%.o,$(wildcard src/*/*.c))
+FUZZ_HOST    := $(patsubst %,$(FUZZ)/%.o,$(filter-out %_cuda.c,$(wildcard src/*/*.c)) $(TOKENIZER))
 FUZZ_OPTIONS := -max_len=4096 -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=256 -print_final_stats=1
 CLANG        ?= clang
 
@@ -178,7 +196,7 @@ $(FUZZ)/host.a: $(FUZZ_HOST)
 	$(Q)ar rcs $@ $^
 $(FUZZ)/fuzz_%: $(FUZZ)/test/fuzz/fuzz_%.c.o $(FUZZ)/host.a
 	$(call SAY,link)
-	$(Q)$(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined $^ -lcjson -lm -o $@
+	$(Q)$(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined $^ -lcjson -lpcre2-8 -lutf8proc -lm -o $@
 
 .PHONY: fuzz fuzz-merge $(FUZZ_TARGETS:%=fuzz-run-%) $(FUZZ_TARGETS:%=fuzz-merge-%)
 fuzz: $(FUZZ_TARGETS:%=fuzz-run-%)

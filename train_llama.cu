@@ -27,24 +27,29 @@ static double seconds_now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Mean loss over the valid targets of the validation data's first micro-batches. */
-static bool evaluate(Run *r, float *loss, Error *e) {
+/* Mean loss over the valid targets of the validation data's first micro-batches. *done is false when a signal
+ * that asks to stop came first. */
+static bool evaluate(Run *r, float *loss, bool *done, Error *e) {
   double sum = 0;
   int64_t valid = 0;
   dataloader_rewind(r->val);
   for (int64_t i = 0; i < run_eval_batches(r); i++) {
+    *done = !signals_stop(r->signals);
+    if (!*done) return true;
     StepBatch step = model_step_batch(&r->model, 1);
     if (!dataloader_next(r->val, &step, e)) return false;
     sum += model_evaluate(&r->model, &step);
     valid += step.valid_targets;
   }
   *loss = (float)(sum / (double)valid);
+  if (!isfinite(*loss)) fprintf(stderr, "# WARNING: the validation loss is not finite\n");
   return true;
 }
 
 static bool evaluate_only(Run *r, Error *e) {
   float loss;
-  if (!evaluate(r, &loss, e)) return false;
+  bool done;
+  if (!evaluate(r, &loss, &done, e)) return false;
   printf("val loss %.6f | ppl %.4f\n", loss, exp((double)loss));
   return true;
 }
@@ -131,47 +136,50 @@ static bool is_due(int64_t every, int64_t step, bool last) {
   return last || (every && step % every == 0);
 }
 
-/* What follows a step: evaluation, log, sample, saved state. signal: one asks the run to stop; 0 = none. When
- * the data of an evaluation cannot be read, the step counts all the same. */
-static bool after_step(Run *r, LogStep *s, int signal, Error *e) {
+/* What follows a step: evaluation, log, sample, saved state. A signal that asks to stop cuts it short;
+ * train() then saves. When the data of an evaluation cannot be read, the step counts all the same. */
+static bool after_step(Run *r, LogStep *s, Error *e) {
   const Options *o = &r->o;
   int64_t i = s->step;
   bool last = i == run_last(r), demo = strcmp(o->model, "demo") == 0;
   bool samples = o->sample_every || (demo && dataloader_bytes(r->train));
-  bool evaluates = r->val && !signal && is_due(o->eval_every, i, last);
+  bool readable = !r->val || !is_due(o->eval_every, i, last) || evaluate(r, &s->val_loss, &s->evaluated, e);
   Error of_log = {};
-  s->evaluated = evaluates && evaluate(r, &s->val_loss, e);
   bool logged = log_step(&r->log, s, &of_log);
-  if (evaluates && !s->evaluated) return run_rescue(r, i, e);
+  if (!readable) return run_rescue(r, i, e);
   if (!logged) *e = of_log;
   if (!logged && !run_go_on(r, e)) return false;
-  if (samples && !signal && is_due(o->sample_every, i, last) && !run_print_sample(r, e))
+  if (samples && !signals_stop(r->signals) && is_due(o->sample_every, i, last) && !run_print_sample(r, e))
     return run_rescue(r, i, e);
   bool asked = signals_take_save(r->signals);
-  if (!o->out || !(asked || is_due(o->save_every, i, last || signal))) return true;
-  return run_save(r, i, e) || (!last && !signal && run_go_on(r, e));
+  if (!o->out || !(asked || is_due(o->save_every, i, last))) return true;
+  return run_save(r, i, e) || (!last && run_go_on(r, e));
 }
 
 static bool train(Run *r, Error *e) {
   const Options *o = &r->o;
-  int64_t first = run_first(r), last = run_last(r);
-  int print_every = strcmp(o->model, "demo") == 0 ? 10 : 1, signal = 0;
-  float val_loss;
+  int64_t first = run_first(r), last = run_last(r), i = first;
+  int print_every = strcmp(o->model, "demo") == 0 ? 10 : 1, signal;
+  float val_loss = 0;
+  bool evaluated = false;
   if (!log_open(&r->log, o->out, stdout, o->steps, last, print_every, first, e)) return false;
   signals_arm(r->signals);
   if (r->val && first == 0) {
-    if (!evaluate(r, &val_loss, e)) return false;
-    if (!log_evaluation(&r->log, 0, val_loss, e) && !run_go_on(r, e)) return false;
+    if (!evaluate(r, &val_loss, &evaluated, e)) return false;
+    if (evaluated && !log_evaluation(&r->log, 0, val_loss, e) && !run_go_on(r, e)) return false;
   }
-  for (int64_t i = first + 1; i <= last && !signal; i++) {
+  while (!(signal = signals_stop(r->signals)) && i < last) {
     LogStep s = {};
-    if (!train_step(r, i, &s, e)) return false;
-    signal = signals_stop(r->signals);
-    if (!after_step(r, &s, signal, e)) return false;
-    if (signal && i < last)
-      printf("# stopped after step %lld as asked by %s%s\n", (long long)i, strsignal(signal),
-             o->out ? "; --resume goes on from here" : "; nothing is saved without --out");
+    if (!train_step(r, ++i, &s, e)) return false;
+    if (!s.skipped) run_prune(r); /* what was saved before this step has given a finite one */
+    if (!after_step(r, &s, e)) return false;
+    if (s.evaluated) val_loss = s.val_loss;
   }
+  if (o->out && i > first && r->saved != i && !run_save(r, i, e)) return false;
+  if (isfinite(val_loss)) run_prune(r);
+  if (i < last)
+    printf("# stopped after step %lld as asked by %s%s\n", (long long)i, strsignal(signal),
+           o->out && i > first ? "; --resume goes on from here" : "; nothing new is saved");
   return true;
 }
 
@@ -185,7 +193,7 @@ static bool run(Run *r, int argc, char **argv, Error *e) {
   if (!run_open(r, e)) return false;
   if (r->o.plan) return run_print_plan(r), printed(e);
   run_print_start(r);
-  if (r->o.dump_grads) return dump_gradients(r, e);
+  if (r->o.dump_grads) return dump_gradients(r, e) && printed(e);
   if (r->o.eval_only) return evaluate_only(r, e) && printed(e);
   if (run_first(r) >= run_last(r))
     return printf("# step %lld is done: nothing is left to do\n", (long long)run_first(r)), true;

@@ -27,6 +27,8 @@ table='build-essential|the C and C++ compilers and make|gcc --version && g++ --v
 libopenblas-openmp-dev|matrix products on the CPU|
 libcjson-dev|reads JSON: config.json, safetensors headers|
 libxxhash-dev|the checksums of token shards|
+libpcre2-dev|the regular expressions of tokenizers|
+libutf8proc-dev|the normal forms of Unicode for tokenizers|
 gnuplot-nox|draws the curves of runs|command -v gnuplot
 python3|runs the scripts that draw and report|command -v python3'
 if ((test)); then
@@ -47,8 +49,12 @@ if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
 #include <cjson/cJSON.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
-int main(void) { return openblas_get_parallel() == 0 && cJSON_Parse("0") == 0; }'
-  libraries=(-lopenblas -lcjson)
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+#include <utf8proc.h>
+int main(void) { return openblas_get_parallel() == 0 && cJSON_Parse("0") == 0 &&
+                         pcre2_config(PCRE2_CONFIG_JIT, 0) == 0 && utf8proc_version() == 0; }'
+  libraries=(-lopenblas -lcjson -lpcre2-8 -lutf8proc)
   if ((test)); then libraries+=(-lcmocka); fi
   if g++ -x c -fopenmp - -x none -o /dev/null "${libraries[@]}" <<<"$program" 2>/dev/null; then exit 0; fi
   echo "This is no Debian or Ubuntu, so nothing is installed here. Needed, under the names they have there:" >&2

@@ -27,7 +27,10 @@ if [[ -z $out ]]; then
   exit 2
 fi
 
-"${TRAIN_LLAMA:-./train_llama}" --save-every 500 --keep 2 --resume "$@" &
+flags=(--resume) # what the job asks for itself stands
+[[ " $* " == *" --save-every"* ]] || flags+=(--save-every 500)
+[[ " $* " == *" --keep"[\ =]* ]] || flags+=(--keep 2)
+"${TRAIN_LLAMA:-./train_llama}" "${flags[@]}" "$@" &
 program=$!
 asked=0
 # SIGHUP, not SIGTERM: SLURM may have sent that one to the program as well, and a second one would end it at once
@@ -38,7 +41,8 @@ if ((asked)); then # it was the signal that ended the wait
   wait "$program"
   status=$?
 fi
-if ((status == 0 && asked)) && [[ -n ${SLURM_JOB_ID-} ]]; then
+# 129 and 143: it was still loading, where a hangup or SIGTERM ends it
+if ((asked && (status == 0 || status == 129 || status == 143))) && [[ -n ${SLURM_JOB_ID-} ]]; then
   echo "slurm_preempt.sh: stopped in time; job $SLURM_JOB_ID goes back into the queue"
   scontrol requeue "$SLURM_JOB_ID"
 fi

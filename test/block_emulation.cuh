@@ -12,7 +12,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <ucontext.h>
 
 #include "base/error.h" // defines: CHECK, PANIC
 #include "device/device.h"
@@ -37,7 +36,7 @@ struct EmulatedIndex {
   unsigned x;
 };
 
-enum { EMULATED_THREADS = 64, MOST_EMULATED_THREADS = 256, EMULATED_STACK = 256 << 10 };
+enum { EMULATED_THREADS = 64, MOST_EMULATED_THREADS = 128, EMULATED_STACK = 256 << 10 };
 
 /* Waits until all of its threads have come. */
 struct EmulatedBarrier {
@@ -58,12 +57,10 @@ struct EmulatedCopy {
   const void *from;
 };
 
-enum { MOST_EMULATED_COPIES = 1024 };
+enum { MOST_EMULATED_COPIES = 128 };
 
 struct EmulatedThread {
-  ucontext_t context;
-  char *stack;
-  void *fiber;    /* the thread sanitizer's */
+  void *stack;    /* its lowest word in use, while the thread waits */
   bool done;      /* has left the kernel */
   unsigned shows; /* how often it has shown something */
   int copies;     /* begun and not waited for */
@@ -77,12 +74,15 @@ static struct {
   EmulatedBarrier block, warp[MOST_EMULATED_THREADS / 32];
   int vote[MOST_EMULATED_THREADS]; /* of the block */
   unsigned threads, current, idle; /* idle: threads in a row that had nothing to do but to wait */
-  ucontext_t host;
-  void *host_fiber;
+  void *host_stack, *host_fiber;
   void (*kernel)(const void *); /* what a thread does with `argument` */
   const void *argument;
   char begin, end; /* of the kernel, for what orders the host and the threads */
 } emulated;
+
+/* From block to block. */
+alignas(16) static char emulated_stacks[MOST_EMULATED_THREADS][EMULATED_STACK];
+static void *emulated_fibers[MOST_EMULATED_THREADS]; /* the thread sanitizer's; made at the first use */
 
 #ifdef __SANITIZE_THREAD__
 static inline void *emulated_fiber(void) {
@@ -116,6 +116,18 @@ static UNWATCHED EmulatedIndex emulated_size(void) {
 #define threadIdx emulated_index()
 #define blockDim  emulated_size()
 
+/* Goes on on another stack, where that one was left; the registers that a call keeps are on each. A few
+ * nanoseconds: swapcontext() takes two system calls. */
+extern "C" void emulated_swap(void **from, void *to);
+asm(".text\n"
+    "emulated_swap:\n"
+    "  pushq %rbp\n  pushq %rbx\n  pushq %r12\n  pushq %r13\n  pushq %r14\n  pushq %r15\n"
+    "  movq %rsp, (%rdi)\n"
+    "  movq %rsi, %rsp\n"
+    "  popq %r15\n  popq %r14\n  popq %r13\n  popq %r12\n  popq %rbx\n  popq %rbp\n"
+    "  ret\n");
+enum { KEPT_REGISTERS = 6 };
+
 /* Goes on with the next thread that has not left the kernel; from the last one, with the host. */
 static UNWATCHED void emulated_yield(void) {
   unsigned from = emulated.current, to = from;
@@ -123,13 +135,13 @@ static UNWATCHED void emulated_yield(void) {
   while (to != from && emulated.thread[to].done);
   if (emulated.thread[to].done) {
     emulated_switch(emulated.host_fiber);
-    swapcontext(&emulated.thread[from].context, &emulated.host);
+    emulated_swap(&emulated.thread[from].stack, emulated.host_stack);
     return;
   }
   CHECK(emulated.idle++ < 4 * emulated.threads, "the threads of a block wait at different barriers");
   emulated.current = to;
-  emulated_switch(emulated.thread[to].fiber);
-  if (to != from) swapcontext(&emulated.thread[from].context, &emulated.thread[to].context);
+  emulated_switch(emulated_fibers[to]);
+  if (to != from) emulated_swap(&emulated.thread[from].stack, emulated.thread[to].stack);
 }
 
 static UNWATCHED void emulated_wait(EmulatedBarrier *b, int threads) {
@@ -248,27 +260,20 @@ static UNWATCHED void emulate_block(unsigned threads, void (*kernel)(const void 
   emulated.threads = threads;
   emulated.kernel = kernel;
   emulated.argument = argument;
-  char *stacks = (char *)malloc((size_t)threads * EMULATED_STACK);
-  CHECK(stacks, "out of memory for the stacks of a block");
   for (unsigned i = 0; i < threads; i++) {
     EmulatedThread *t = &emulated.thread[i];
-    t->fiber = emulated_fiber();
-    getcontext(&t->context);
-    t->context.uc_stack.ss_sp = stacks + (size_t)i * EMULATED_STACK;
-    t->context.uc_stack.ss_size = EMULATED_STACK;
-    makecontext(&t->context, emulated_enter, 0);
+    if (!emulated_fibers[i]) emulated_fibers[i] = emulated_fiber();
+    void **top = (void **)(emulated_stacks[i] + EMULATED_STACK) - 2; /* aligned as calls expect it */
+    *top = (void *)emulated_enter;
+    t->stack = top - KEPT_REGISTERS;
   }
 #ifdef __SANITIZE_THREAD__
   emulated.host_fiber = __tsan_get_current_fiber();
 #endif
   emulated_release(&emulated.begin);
-  emulated_switch(emulated.thread[0].fiber);
-  swapcontext(&emulated.host, &emulated.thread[0].context);
+  emulated_switch(emulated_fibers[0]);
+  emulated_swap(&emulated.host_stack, emulated.thread[0].stack);
   emulated_acquire(&emulated.end);
-#ifdef __SANITIZE_THREAD__
-  for (unsigned i = 0; i < threads; i++) __tsan_destroy_fiber(emulated.thread[i].fiber);
-#endif
-  free(stacks);
 }
 
 #include "device/group.cuh" // defines: Block, GROUP_SCRATCH

@@ -127,7 +127,7 @@ if ((failed == 0)); then
     record "against transformers" skipped 0 "python3 with torch, transformers and safetensors is not here"
   fi
   for tool in memcheck racecheck; do
-    for binary in test_device test_row_ops test_adamw test_two_devices; do
+    for binary in test_device test_row_ops test_adamw test_attention test_two_devices; do
       if command -v compute-sanitizer >/dev/null; then
         check "$tool of $binary" sanitize "$tool" "$binary"
       else

@@ -54,8 +54,8 @@ for binary in "$@"; do
   fi
   passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skip))
 
-  # Tests in .cu files run operations on a device, all but the one that emulates blocks.
-  if [[ -e test/$name.cu && $name != test_block ]] && ((announced > skip)); then
+  # Tests in .cu files run operations on a device, all but those that emulate blocks.
+  if [[ -e test/$name.cu && $name != test_block && $name != test_flash ]] && ((announced > skip)); then
     device_tests=$((device_tests + announced - skip))
     device_binaries+=" $name"
   fi

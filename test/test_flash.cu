@@ -15,6 +15,8 @@ int main(void) {
 }
 #else
 
+#include <sys/mman.h>
+
 #include "block_emulation.cuh"
 
 #include "ops/attention_flash_backward_cuda.cu"
@@ -85,11 +87,52 @@ static void test_saturation_in_blocks(void **) {
   check_in_blocks(DT_FP32, ALL(saturated));
 }
 
+enum { FAR_T = 33, FAR_HS = 64 };
+
+/* Address space of which only what is touched becomes memory. */
+static char *far_rows(size_t bytes) {
+  void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  CHECK(p != MAP_FAILED, "no %zu bytes of address space", bytes);
+  return (char *)p;
+}
+
+/* Forward and backward of two query heads, the key and the value head side by side in rows `ld` apart: the
+ * gradients of the last row [4 HS]. */
+static void last_gradients(bf16 *out, int64_t ld) {
+  Device dev = emulated_device();
+  AttentionShape s = {1, FAR_T, 2, 1, FAR_HS, 0, 0.125f};
+  size_t bytes = (size_t)(FAR_T * ld) * sizeof(bf16);
+  bf16 *x = (bf16 *)far_rows(bytes), *d = (bf16 *)far_rows(bytes), o[FAR_T * 2 * FAR_HS];
+  float lse[2 * FAR_T], workspace[2 * FAR_T];
+  uint64_t element = 0;
+  for (int64_t i = 0; i < FAR_T; i++)
+    for (int64_t j = 0; j < 4 * FAR_HS; j++)
+      store(&x[i * ld + j], (float)(random_element(1, 0, 0, (int64_t)element++).x[0] >> 8) * 0x1p-23f - 1.0f);
+  Heads q = {x, ld}, k = {x + 2 * FAR_HS, ld}, v = {x + 3 * FAR_HS, ld};
+  Heads dq = {d, ld}, dk = {d + 2 * FAR_HS, ld}, dv = {d + 3 * FAR_HS, ld};
+  attention_forward(&dev, DT_BF16, o, lse, q, k, v, &s, NULL);
+  attention_backward(&dev, DT_BF16, dq, dk, dv, o, o, lse, q, k, v, &s, workspace);
+  memcpy(out, d + (FAR_T - 1) * ld, 4 * FAR_HS * sizeof(bf16));
+  munmap(x, bytes);
+  munmap(d, bytes);
+}
+
+/* Rows whose offsets go up to 2^32 elements give what they give side by side. */
+static void test_rows_far_apart(void **) {
+  bf16 near_by[4 * FAR_HS], far_apart[4 * FAR_HS];
+  last_gradients(near_by, 4 * FAR_HS);
+  last_gradients(far_apart, (int64_t)1 << 27);
+  assert_memory_equal(near_by, far_apart, sizeof near_by);
+  bool any = false;
+  for (int i = 0; i < 4 * FAR_HS; i++) any |= near_by[i].bits != 0;
+  assert_true(any);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_head_sizes_bf16),      cmocka_unit_test(test_head_sizes_fp32),
       cmocka_unit_test(test_lengths_in_blocks),    cmocka_unit_test(test_windows_in_blocks),
-      cmocka_unit_test(test_saturation_in_blocks),
+      cmocka_unit_test(test_saturation_in_blocks), cmocka_unit_test(test_rows_far_apart),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -24,6 +24,12 @@
 #define LLVMFuzzerTestOneInput fuzz_run_folder
 #include "fuzz/fuzz_run_folder.c"
 #undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput fuzz_tokenizer_json
+#include "fuzz/fuzz_tokenizer_json.c"
+#undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput fuzz_tokenizer_text
+#include "fuzz/fuzz_tokenizer_text.c"
+#undef LLVMFuzzerTestOneInput
 
 static void replay_file(int (*target)(const uint8_t *, size_t), const char *path) {
   size_t bytes;
@@ -64,13 +70,14 @@ REPLAY(safetensors)
 REPLAY(hf_config)
 REPLAY(shard)
 REPLAY(run_folder)
+REPLAY(tokenizer_json)
+REPLAY(tokenizer_text)
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_safetensors),
-      cmocka_unit_test(test_hf_config),
-      cmocka_unit_test(test_shard),
-      cmocka_unit_test(test_run_folder),
+      cmocka_unit_test(test_safetensors),    cmocka_unit_test(test_hf_config),
+      cmocka_unit_test(test_shard),          cmocka_unit_test(test_run_folder),
+      cmocka_unit_test(test_tokenizer_json), cmocka_unit_test(test_tokenizer_text),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

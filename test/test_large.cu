@@ -13,6 +13,7 @@ extern "C" {
 #include <string.h>
 
 #include "ops/adamw.h"
+#include "ops/attention.h"
 #include "ops/convert.h"
 #include "ops/cross_entropy.h"
 #include "ops/embedding.h"
@@ -179,6 +180,46 @@ static void queries_and_keys(void **state) {
   assert_same(l, last_rows(l->x, C), l->a, (size_t)(LAST * C * 2));
 }
 
+/* q, k and v of the rows, or their gradients */
+static Heads part(char *rows, int64_t first_column) {
+  return Heads{rows + first_column * 2, C};
+}
+
+/* Forward and backward of `rows` rows as one sequence; o is its own gradient. */
+static void attend(Large *l, char *o, float *lse, char *d, char *qkv, int64_t rows) {
+  const int64_t q = 0, k = 24 * 128, v = 28 * 128;
+  AttentionShape s = {1, rows, 24, 4, 128, 100, 0.09f};
+  size_t bytes = attention_forward_workspace(&l->dev, dt, &s),
+         more = attention_backward_workspace(&l->dev, dt, &s);
+  bytes = bytes > more ? bytes : more;
+  void *workspace = take(&l->dev, bytes);
+  attention_forward(&l->dev, dt, o, lse, part(qkv, q), part(qkv, k), part(qkv, v), &s, workspace);
+  attention_backward(&l->dev, dt, part(d, q), part(d, k), part(d, v), o, o, lse, part(qkv, q), part(qkv, k),
+                     part(qkv, v), &s, workspace);
+  device_free(&l->dev, workspace, bytes);
+}
+
+/* The last rows see no further back than their window, and 2^19 is a multiple of every tile's rows: cut off
+ * there, the same tiles come in the same order. */
+static void attention(void **state) {
+  Large *l = fresh(state);
+  const int64_t skipped = ((int64_t)1 << 19) - 512, rows = ROWS - skipped;
+  char *d = (char *)take(&l->dev, (size_t)(ROWS * C * 2)),
+       *last_o = (char *)take(&l->dev, (size_t)(rows * C * 2)),
+       *last_d = (char *)take(&l->dev, (size_t)(rows * C * 2));
+  float *lse = (float *)take(&l->dev, (size_t)(ROWS * 24) * 4);
+  attend(l, l->y, lse, d, l->x, ROWS);
+  attend(l, last_o, lse, last_d, l->x + skipped * C * 2, rows);
+  assert_same(l, d + (ROWS - LAST) * C * 2, last_d + (rows - LAST) * C * 2, (size_t)(LAST * C * 2));
+  const int64_t width = 24 * 128;
+  assert_same(l, l->y + (ROWS - LAST) * width * 2, last_o + (rows - LAST) * width * 2,
+              (size_t)(LAST * width * 2));
+  device_free(&l->dev, d, (size_t)(ROWS * C * 2));
+  device_free(&l->dev, last_o, (size_t)(rows * C * 2));
+  device_free(&l->dev, last_d, (size_t)(rows * C * 2));
+  device_free(&l->dev, lse, (size_t)(ROWS * 24) * 4);
+}
+
 static void adamw(void **state) {
   Large *l = fresh(state);
   AdamW a = {1e-2, 0.9, 0.95, 1e-8, 0.1, 1, 1, 42};
@@ -236,7 +277,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(initial_values), cmocka_unit_test(rmsnorm),   cmocka_unit_test(glu),
       cmocka_unit_test(cross_entropy),  cmocka_unit_test(embedding), cmocka_unit_test(queries_and_keys),
-      cmocka_unit_test(adamw),          cmocka_unit_test(products),
+      cmocka_unit_test(adamw),          cmocka_unit_test(products),  cmocka_unit_test(attention),
   };
   return cmocka_run_group_tests(tests, setup, NULL);
 }

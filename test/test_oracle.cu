@@ -268,7 +268,7 @@ static void check_save(Fixture *f) {
   char dir[] = "/tmp/train_llama_oracle_XXXXXX", path[128];
   assert_non_null(mkdtemp(dir));
   snprintf(path, sizeof path, "%s/model.safetensors", dir);
-  if (!hf_config_write(&f->config, DT_FP32, dir, &e) || !hf_model_save(&f->model, path, &e))
+  if (!hf_config_write(&f->config, DT_FP32, dir, &e) || !hf_model_save(&f->model, path, NULL, &e))
     fail_msg("%s", e.text);
   Config again = {};
   if (!hf_config_read(&again, dir, &e)) fail_msg("%s", e.text);

@@ -16,8 +16,9 @@
 #include "program.h" /* expect, path_of, exists, write_text */
 
 /* A model of two layers from its folder, and shards of its vocabulary of 71. */
-#define TINY                                                                                                 \
-  "--model test/fixtures/llama3.2 --train @/train.bin --seq-len 16 --batch 2 --lr 1e-3 --threads 1 "
+#define TINY_OF_ANY_RATE                                                                                     \
+  "--model test/fixtures/llama3.2 --train @/train.bin --seq-len 16 --batch 2 --threads 1 "
+#define TINY TINY_OF_ANY_RATE "--lr 1e-3 "
 
 static void write_shard(const char *name, uint32_t seed, int64_t n, uint64_t tokenizer_hash) {
   Error e;
@@ -182,6 +183,57 @@ static void a_named_state_goes_on_elsewhere(void **state) {
   assert_true(exists("new/step-00000006/DONE") && !exists("new/step-00000004"));
 }
 
+static void a_named_state_spares_other_runs(void **state) {
+  (void)state;
+  expect(0, "saved", TINY "--steps 2 --out @/run");
+  assert_int_equal(mkdir(path_of("other"), 0777), 0);
+  write_text("other/log.jsonl", "of a run that has no state yet");
+  expect(EXIT_USAGE, "log.jsonl of another run", TINY "--steps 4 --out @/other --resume @/run/step-00000002");
+}
+
+/* Changes one byte of a state's file. */
+static void damage(const char *name, long at) {
+  FILE *f = fopen(path_of(name), "r+b");
+  assert_non_null(f);
+  assert_int_equal(fseek(f, at, SEEK_END), 0);
+  int byte = fgetc(f);
+  assert_int_equal(fseek(f, at, SEEK_END), 0);
+  assert_int_equal(fputc(byte ^ 1, f), byte ^ 1);
+  assert_int_equal(fclose(f), 0);
+}
+
+static void a_damaged_state_is_refused(void **state) {
+  (void)state;
+  expect(0, "saved", TINY "--steps 4 --stop-after 2 --out @/run");
+  static const char *const names[] = {"run/step-00000002/model.safetensors",
+                                      "run/step-00000002/optimizer.safetensors"};
+  for (int i = 0; i < 2; i++) {
+    damage(names[i], -3);
+    expect(EXIT_USAGE, "is not the file that was saved", TINY "--steps 4 --out @/run --resume");
+    damage(names[i], -3);
+  }
+  expect(0, "saved", TINY "--steps 4 --out @/run --resume");
+}
+
+/* Weights that are no good show in the step after they were saved: the state before them is still there. */
+static void a_good_state_outlives_a_bad_one(void **state) {
+  (void)state;
+  expect(0, "saved", TINY "--steps 9 --stop-after 2 --keep 1 --out @/run");
+  expect(1, ": the loss is",
+         TINY_OF_ANY_RATE
+         "--lr 1e3 --weight-decay 1e3 --steps 99 --save-every 1 --keep 1 --out @/run --resume");
+  const char *at = strstr(said, "train_llama: step ");
+  assert_non_null(at);
+  int failed = atoi(at + strlen("train_llama: step "));
+  for (int step = failed - 2; step < failed; step++) {
+    char name[64];
+    snprintf(name, sizeof name, "run/step-%08d/DONE", step);
+    if (!exists(name)) fail_msg("%s is gone; step %d failed", name, failed);
+  }
+  expect(0, "saved", TINY "--steps 9 --save-every 1 --keep 1 --out @/good");
+  assert_true(exists("good/step-00000009/DONE") && !exists("good/step-00000008"));
+}
+
 /* ---- signals ---- */
 
 /* Runs in the background; returns its process. */
@@ -289,10 +341,9 @@ static void a_second_signal_ends_at_once(void **state) {
   (void)state;
   pid_t child = start("--steps 50 --seq-len 512 --batch 64 --eval-batches 1 --threads 1 --out @/run");
   wait_for_lines(child, "run/log.jsonl", 1);
-  nap();
+  for (int i = 0; i < 20; i++) nap(); /* into the first step */
   kill(child, SIGINT);
-  nap();
-  nap();
+  for (int i = 0; i < 20; i++) nap();
   kill(child, SIGINT);
   assert_int_equal(finish(child), 128 + SIGINT);
 }
@@ -411,12 +462,21 @@ static void validation_data_change(void **state) {
 int main(void) {
 #define RESUME_TEST(name) cmocka_unit_test_setup_teardown(name, setup, program_teardown)
   const struct CMUnitTest tests[] = {
-      RESUME_TEST(a_stopped_run_is_the_same),       RESUME_TEST(a_resumed_run_may_offload),
-      RESUME_TEST(resume_without_a_state_starts),   RESUME_TEST(another_run_is_refused),
-      RESUME_TEST(a_named_state_goes_on_elsewhere), RESUME_TEST(a_preempted_job_goes_on),
-      RESUME_TEST(a_signal_saves_and_ends),         RESUME_TEST(usr1_saves_and_goes_on),
-      RESUME_TEST(a_second_signal_ends_at_once),    RESUME_TEST(bad_numbers_stop_the_run),
-      RESUME_TEST(a_full_disk_loses_nothing),       RESUME_TEST(bad_data_late),
+      RESUME_TEST(a_stopped_run_is_the_same),
+      RESUME_TEST(a_resumed_run_may_offload),
+      RESUME_TEST(resume_without_a_state_starts),
+      RESUME_TEST(another_run_is_refused),
+      RESUME_TEST(a_named_state_goes_on_elsewhere),
+      RESUME_TEST(a_named_state_spares_other_runs),
+      RESUME_TEST(a_damaged_state_is_refused),
+      RESUME_TEST(a_good_state_outlives_a_bad_one),
+      RESUME_TEST(a_preempted_job_goes_on),
+      RESUME_TEST(a_signal_saves_and_ends),
+      RESUME_TEST(usr1_saves_and_goes_on),
+      RESUME_TEST(a_second_signal_ends_at_once),
+      RESUME_TEST(bad_numbers_stop_the_run),
+      RESUME_TEST(a_full_disk_loses_nothing),
+      RESUME_TEST(bad_data_late),
       RESUME_TEST(validation_data_change),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

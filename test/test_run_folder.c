@@ -98,7 +98,7 @@ static void two_programs_are_refused(void **state) {
   (void)state;
   Error e;
   char deep[600];
-  int first, second;
+  int first = -1, second = -1;
   snprintf(deep, sizeof deep, "%s/a/b", out);
   assert_true(run_folder_open(&first, deep, &e)); /* makes its parents */
   assert_false(run_folder_open(&second, deep, &e));

@@ -20,11 +20,11 @@ static void end_program(int number) {
 }
 
 static void receive(Signals *s, int number) {
-  if (!s->armed) end_program(number);
   if (number == SIGUSR1) {
-    s->save = true;
+    s->save = true; /* kept until there is something to save */
     return;
   }
+  if (!s->armed) end_program(number);
   /* a hangup asks to stop, never to hurry: it may come together with another signal, in either order */
   if (number == SIGHUP && s->stop) return;
   if (s->stop && s->stop != SIGHUP) end_program(number);

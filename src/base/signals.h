@@ -14,7 +14,8 @@ extern "C" {
 typedef struct Signals Signals;
 
 /* From here on SIGINT, SIGTERM, SIGHUP and SIGUSR1 go to the waiting thread. Call it before other threads are
- * made: they inherit what is blocked. Until signals_arm, a signal ends the program as it always did. */
+ * made: they inherit what is blocked. Until signals_arm, one that asks to stop ends the program as it always
+ * did; SIGUSR1 is kept. */
 Signals *signals_open(void);
 /* From here on the first SIGINT, SIGTERM or SIGHUP sets signals_stop, a second SIGINT or SIGTERM ends the
  * program at once (exit status 128 + its number), and SIGUSR1 asks for a save. */

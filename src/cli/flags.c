@@ -1,31 +1,16 @@
 #include "cli/flags.h"
 
-#include <ctype.h>
-#include <errno.h>
 #include <float.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "cli/guess.h"
-#include "io/json_out.h"  /* json_string, json_double, double_text */
+#define FLAG_OWNER Options
+#include "cli/flag_rows.h"
+
+#include "io/json_out.h"  /* json_string, json_double */
 #include "llama/config.h" /* config_preset_name */
 
-/* The offset of a field; does not compile when the field's type is another than the flag's. */
-#define FIELD(type, field)                                                                                   \
-  (offsetof(Options, field) + 0 * sizeof(_Generic(((Options *)0)->field, type : (char)0)))
-#define STRING(field) .type = FLAG_STRING, .offset = FIELD(const char *, field)
-#define INT(field)    .type = FLAG_INT, .offset = FIELD(int64_t, field)
-#define DOUBLE(field) .type = FLAG_DOUBLE, .offset = FIELD(double, field)
-#define BOOL(field)   .type = FLAG_BOOL, .offset = FIELD(bool, field)
-#define CHOICE(field) .type = FLAG_CHOICE, .offset = FIELD(int, field)
-#define SET(field)    .type = FLAG_SET, .offset = FIELD(int, field)
-
-/* What a value may be. */
-#define RANGE(from, to)      .min = (from), .max = (to)
-#define BOUNDS(from, to)     .low = (from), .high = (to)
-#define OR_WORD(text, value) .word = (text), .word_value = (value)
-#define MAX_LENGTH           ((int64_t)1 << 40) /* of sequences and steps: far beyond use */
-#define MAX_COUNT            ((int64_t)1 << 20) /* of sequences and layers */
+#define MAX_LENGTH ((int64_t)1 << 40) /* of sequences and steps: far beyond use */
+#define MAX_COUNT  ((int64_t)1 << 20) /* of sequences and layers */
 
 static const char *const group_names[GROUPS] = {"Model and data", "Training", "Memory", "Running"};
 
@@ -138,14 +123,27 @@ static const Flag flags[] = {
 enum { FLAGS = sizeof flags / sizeof flags[0] };
 _Static_assert((int)FLAGS <= (int)OPTION_FLAGS, "Options.given has a place for every flag");
 
+static const FlagTable table = {
+    .program = "./train_llama",
+    .flags = flags,
+    .n = FLAGS,
+    .groups = group_names,
+    .group_count = GROUPS,
+    .given = offsetof(Options, given),
+    .intro = "train_llama: trains Llama-style language models on very long sequences, in mini-sequences.\n\n"
+             "  ./train_llama                     the built-in demo: a small Llama on generated text\n"
+             "  ./train_llama --flag value ...    anything else (--flag=value is the same)\n"
+             "  ./train_llama --help FLAG         what a flag allows\n\n"
+             "Whole numbers take K, M, G (powers of 1000) and Ki, Mi, Gi (powers of 1024).\n"
+             "Exit status: 0 done, 1 the run failed, 2 the flags or the input cannot be used.\n",
+};
+
 const Flag *flags_at(int i) {
   return i >= 0 && i < FLAGS ? &flags[i] : NULL;
 }
 
 const Flag *flags_find(const char *name) {
-  for (int i = 0; i < FLAGS; i++)
-    if (strcmp(flags[i].name, name) == 0) return &flags[i];
-  return NULL;
+  return flag_table_find(&table, name);
 }
 
 const char *flags_group_name(FlagGroup g) {
@@ -153,13 +151,17 @@ const char *flags_group_name(FlagGroup g) {
 }
 
 const char *flags_value_name(const Flag *f) {
-  return f->value_name ? f->value_name : f->choices ? f->choices : "";
+  return flag_value_name(f);
+}
+
+void flags_allowed(const Flag *f, char *text, size_t size) {
+  flag_allowed(f, text, size);
 }
 
 static Given given(const Options *o, const char *name) {
   const Flag *f = flags_find(name);
   CHECK(f, "no flag is named --%s", name);
-  return o->given[f - flags];
+  return flag_table_given(&table, o, f);
 }
 
 bool flags_given(const Options *o, const char *name) {
@@ -170,280 +172,20 @@ bool flags_typed(const Options *o, const char *name) {
   return given(o, name) == GIVEN_TYPED;
 }
 
-/* ---- values: text -> Options ---- */
-
-static void *field_of(Options *o, const Flag *f) {
-  return (char *)o + f->offset;
-}
-static const void *value_of(const Options *o, const Flag *f) {
-  return (const char *)o + f->offset;
-}
-
-/* Index of the word among the choices "a|b|c", or -1. */
-static int choice_index(const char *choices, const char *word) {
-  size_t n = strlen(word);
-  int i = 0;
-  for (const char *c = choices;; i++) {
-    size_t length = strcspn(c, "|");
-    if (length == n && memcmp(c, word, n) == 0) return i;
-    if (c[length] == '\0') return -1;
-    c += length + 1;
-  }
-}
-
-static int choice_count(const char *choices) {
-  int n = 1;
-  for (const char *c = choices; *c; c++) n += *c == '|';
-  return n;
-}
-
-/* Writes word i of the choices into text. */
-static void choice_word(const char *choices, int i, char *text, size_t size) {
-  for (; i > 0; i--) choices += strcspn(choices, "|") + 1;
-  snprintf(text, size, "%.*s", (int)strcspn(choices, "|"), choices);
-}
-
-/* The bits of a comma list of the choices, or -1. */
-static int choice_set(const char *choices, const char *list) {
-  int bits = 0;
-  if (strcmp(list, "none") == 0) return 0;
-  for (const char *c = list;; c++) {
-    char word[64];
-    size_t length = strcspn(c, ",");
-    if (length >= sizeof word) return -1;
-    snprintf(word, sizeof word, "%.*s", (int)length, c);
-    int i = choice_index(choices, word);
-    if (i < 0) return -1;
-    bits |= 1 << i;
-    c += length;
-    if (!*c) return bits;
-  }
-}
-
-/* Writes the list that stands for the bits. */
-static void set_words(const char *choices, int bits, char *text, size_t size) {
-  size_t at = (size_t)snprintf(text, size, "%s", bits ? "" : "none");
-  for (int i = 0; i < choice_count(choices) && at < size; i++) {
-    char word[64];
-    choice_word(choices, i, word, sizeof word);
-    if (bits >> i & 1) at += (size_t)snprintf(text + at, size - at, "%s%s", at ? "," : "", word);
-  }
-}
-
-/* The factor that a suffix of a whole number stands for, or 0. */
-static int64_t suffix_factor(const char *suffix) {
-  static const struct {
-    const char *name;
-    int64_t factor;
-  } suffixes[] = {{"", 1},
-                  {"K", 1000},
-                  {"M", 1000000},
-                  {"G", 1000000000},
-                  {"Ki", (int64_t)1 << 10},
-                  {"Mi", (int64_t)1 << 20},
-                  {"Gi", (int64_t)1 << 30}};
-  for (size_t i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++)
-    if (strcmp(suffix, suffixes[i].name) == 0) return suffixes[i].factor;
-  return 0;
-}
-
-static bool parse_int(const Flag *f, const char *text, int64_t *value) {
-  if (f->word && strcmp(text, f->word) == 0) {
-    *value = f->word_value;
-    return true;
-  }
-  if (!isdigit((unsigned char)text[text[0] == '-'])) return false; /* strtoll would skip blanks */
-  char *end;
-  errno = 0;
-  long long number = strtoll(text, &end, 10);
-  int64_t factor = suffix_factor(end);
-  if (errno || factor == 0 || __builtin_mul_overflow((int64_t)number, factor, value)) return false;
-  return *value >= f->min && *value <= f->max;
-}
-
-static bool parse_double(const Flag *f, const char *text, double *value) {
-  if (strspn(text, "+-.0123456789eE") != strlen(text)) return false; /* no blanks, hex, inf, nan */
-  char *end;
-  *value = strtod(text, &end);
-  if (end == text || *end) return false;
-  return (f->above_low ? *value > f->low : *value >= f->low) &&
-         (f->below_high ? *value < f->high : *value <= f->high);
-}
-
-/* Stores what the text says; false when it is not allowed. */
-static bool parse_value(Options *o, const Flag *f, const char *text) {
-  void *field = field_of(o, f);
-  switch (f->type) {
-  case FLAG_STRING:
-    if (text[0] == '\0' || (f->choices && choice_index(f->choices, text) < 0)) return false;
-    *(const char **)field = text;
-    return true;
-  case FLAG_INT: return parse_int(f, text, field);
-  case FLAG_DOUBLE: return parse_double(f, text, field);
-  case FLAG_CHOICE: return (*(int *)field = choice_index(f->choices, text)) >= 0;
-  case FLAG_SET: return (*(int *)field = choice_set(f->choices, text)) >= 0;
-  case FLAG_BOOL: return false;
-  case FLAG_OPTIONAL:
-  case FLAG_HELP: *(const char **)field = text; return true;
-  }
-  PANIC("flag --%s has no type", f->name);
-}
-
 void flags_defaults(Options *o) {
-  memset(o, 0, sizeof *o);
-  for (int i = 0; i < FLAGS; i++) {
-    const Flag *f = &flags[i];
-    if (f->default_value[0])
-      CHECK(parse_value(o, f, f->default_value), "the default of --%s is not allowed", f->name);
-  }
-}
-
-void flags_allowed(const Flag *f, char *text, size_t size) {
-  char low[DOUBLE_TEXT], high[DOUBLE_TEXT];
-  switch (f->type) {
-  case FLAG_INT:
-    snprintf(text, size, "a whole number from %lld to %lld%s%s (8K = 8000, 8Ki = 8192; also M, G, Mi, Gi)",
-             (long long)f->min, (long long)f->max, f->word ? ", or " : "", f->word ? f->word : "");
-    break;
-  case FLAG_DOUBLE:
-    double_text(f->low, low);
-    double_text(f->high, high);
-    snprintf(text, size, "a number %s %s and %s %s", f->above_low ? "above" : "of at least", low,
-             f->below_high ? "below" : "at most", high);
-    break;
-  case FLAG_BOOL: snprintf(text, size, "no value: the flag alone says it"); break;
-  case FLAG_OPTIONAL: snprintf(text, size, "a path, or nothing"); break;
-  case FLAG_HELP: snprintf(text, size, "the name of a flag, or nothing"); break;
-  case FLAG_STRING:
-  case FLAG_CHOICE:
-  case FLAG_SET: {
-    size_t at = (size_t)snprintf(text, size,
-                                 f->type == FLAG_SET ? "none, or some of these separated by commas: "
-                                 : f->choices        ? "one of "
-                                                     : "text that is not empty");
-    for (const char *c = f->choices ? f->choices : ""; *c && at + 3 < size; c++) {
-      if (*c == '|') text[at++] = ',';
-      text[at++] = *c == '|' ? ' ' : *c;
-      text[at] = '\0';
-    }
-  }
-  }
-}
-
-/* ---- the parser ---- */
-
-#define SEE_HELP "`./train_llama --help` lists all flags."
-
-bool flags_unknown(const char *found, const char *name, Error *e) {
-  Guess guess = guess_begin(name);
-  for (int i = 0; i < FLAGS; i++) guess_offer(&guess, flags[i].name);
-  if (!guess.word[0]) return error_usage(e, "%s: there is no such flag.\n" SEE_HELP, found);
-  return error_usage(e, "%s: there is no such flag; did you mean --%s?\n" SEE_HELP, found, guess.word);
-}
-
-/* value: what was found, NULL when there is none. */
-static bool bad_value(const Flag *f, const char *value, Error *e) {
-  char allowed[256];
-  flags_allowed(f, allowed, sizeof allowed);
-  Guess guess = guess_begin(value ? value : "");
-  for (int i = 0; value && f->choices && i < choice_count(f->choices); i++) {
-    char word[GUESS_WORD];
-    choice_word(f->choices, i, word, sizeof word);
-    guess_offer(&guess, word);
-  }
-  const char *quote = value ? "\"" : "", *mean = guess.word[0] ? "; did you mean " : "";
-  return error_usage(e, "--%s: found %s%s%s, expected %s%s%s%s\n`./train_llama --help %s` says more.",
-                     f->name, quote, value ? value : "no value", quote, allowed, mean, guess.word,
-                     *mean ? "?" : ".", f->name);
-}
-
-bool flags_set(Options *o, const Flag *f, const char *value, Given given, Error *e) {
-  if (f->type == FLAG_OPTIONAL && !value) value = "";
-  if (f->type == FLAG_BOOL) {
-    if (value) return bad_value(f, value, e);
-    *(bool *)field_of(o, f) = true;
-  } else if (!value || !parse_value(o, f, value)) {
-    return bad_value(f, value, e);
-  }
-  o->given[f - flags] = given;
-  return true;
-}
-
-/* The flag that the argument names, with *value at what follows its '=' (NULL without one). */
-static const Flag *parse_name(const char *argument, const char **value, Error *e) {
-  size_t dashes = strspn(argument, "-");
-  if (dashes == 0) {
-    error_usage(
-        e, "found \"%s\" where a flag was expected: every argument is --name or --name value.\n" SEE_HELP,
-        argument);
-    return NULL;
-  }
-  char found[80];
-  snprintf(found, sizeof found, "%s", argument);
-  found[strcspn(found, "=")] = '\0';
-  const char *name = found + (dashes < sizeof found ? dashes : sizeof found - 1);
-  const char *equals = strchr(argument, '=');
-  *value = equals ? equals + 1 : NULL;
-  const Flag *f = dashes == 2 ? flags_find(name) : NULL;
-  if (!f) flags_unknown(found, name, e);
-  return f;
+  flag_table_defaults(&table, o, sizeof *o);
 }
 
 bool flags_parse(Options *o, int argc, char **argv, Error *e) {
-  for (int i = 1; i < argc; i++) {
-    const char *value;
-    const Flag *f = parse_name(argv[i], &value, e);
-    if (!f) return false;
-    if (o->given[f - flags])
-      return error_usage(e, "--%s was given twice, the second time as \"%s\"; leave one out.", f->name,
-                         argv[i]);
-    const char *next = i + 1 < argc ? argv[i + 1] : NULL;
-    if (f->type == FLAG_HELP) {
-      if (!value) value = next ? argv[++i] : "";
-      value += strspn(value, "-");
-      if (*value && !flags_find(value)) return flags_unknown(value, value, e);
-    } else if (f->type != FLAG_BOOL && !value && next && strncmp(next, "--", 2) != 0) {
-      value = argv[++i];
-    }
-    if (!flags_set(o, f, value, GIVEN_TYPED, e)) return false;
-  }
-  return true;
+  return flag_table_parse(&table, o, argc, argv, e);
 }
 
-/* ---- values: Options -> text ---- */
-
-/* Writes the flag's value as one would type it; "" for a string that was not given and an absent flag. */
-static void value_text(const Options *o, const Flag *f, char *text, size_t size) {
-  const void *value = value_of(o, f);
-  text[0] = '\0';
-  switch (f->type) {
-  case FLAG_OPTIONAL:
-  case FLAG_HELP:
-  case FLAG_STRING: {
-    const char *s = *(const char *const *)value;
-    snprintf(text, size, "%s", s ? s : "");
-    break;
-  }
-  case FLAG_INT: {
-    int64_t n = *(const int64_t *)value;
-    if (f->word && n == f->word_value)
-      snprintf(text, size, "%s", f->word);
-    else
-      snprintf(text, size, "%lld", (long long)n);
-    break;
-  }
-  case FLAG_DOUBLE: double_text(*(const double *)value, text); break;
-  case FLAG_CHOICE: choice_word(f->choices, *(const int *)value, text, size); break;
-  case FLAG_SET: set_words(f->choices, *(const int *)value, text, size); break;
-  case FLAG_BOOL: break;
-  }
+bool flags_set(Options *o, const Flag *f, const char *value, Given given, Error *e) {
+  return flag_table_set(&table, o, f, value, given, e);
 }
 
-/* False for what was not given and has no default. */
-static bool flag_is_there(const Options *o, const Flag *f, const char *value) {
-  if (f->type == FLAG_BOOL) return *(const bool *)value_of(o, f);
-  if (f->type == FLAG_OPTIONAL) return *(const char *const *)value_of(o, f) != NULL;
-  return value[0] != '\0';
+bool flags_unknown(const char *found, const char *name, Error *e) {
+  return flag_table_unknown(&table, found, name, e);
 }
 
 void flags_print(FILE *out, const Options *o) {
@@ -454,7 +196,7 @@ void flags_print(FILE *out, const Options *o) {
       const Flag *f = &flags[i];
       char value[4096];
       if ((int)f->group != g || f->type == FLAG_HELP) continue;
-      value_text(o, f, value, sizeof value);
+      flag_value_text(o, f, value, sizeof value);
       if (!flag_is_there(o, f, value)) continue;
       int length = 4 + (int)strlen(f->name) + (int)strlen(value);
       if (column + length > WIDTH) column = fprintf(out, "\n# %*s", INDENT - 2, "") - 1;
@@ -474,7 +216,7 @@ void flags_json(FILE *out, const Options *o, int indent) {
     json_string(out, f->name);
     fputs(": ", out);
     char text[64];
-    const void *value = value_of(o, f);
+    const void *value = (const char *)o + f->offset;
     switch (f->type) {
     case FLAG_OPTIONAL:
     case FLAG_HELP:
@@ -484,7 +226,7 @@ void flags_json(FILE *out, const Options *o, int indent) {
     case FLAG_INT:
     case FLAG_CHOICE:
     case FLAG_SET:
-      value_text(o, f, text, sizeof text);
+      flag_value_text(o, f, text, sizeof text);
       if (f->type == FLAG_INT && !(f->word && strcmp(text, f->word) == 0))
         fputs(text, out);
       else
@@ -494,59 +236,16 @@ void flags_json(FILE *out, const Options *o, int indent) {
   fprintf(out, "\n%*s}", indent, "");
 }
 
-/* ---- help ---- */
-
-/* "--name VALUE", as the help shows it. */
-static void usage_text(const Flag *f, char *text, size_t size) {
-  const char *value = flags_value_name(f);
-  snprintf(text, size, "--%s%s%s", f->name, *value ? " " : "", value);
-}
-
-static void help_all(FILE *out) {
-  enum { COLUMN = 34 };
-  fprintf(out,
-          "train_llama: trains Llama-style language models on very long sequences, in mini-sequences.\n\n"
-          "  ./train_llama                     the built-in demo: a small Llama on generated text\n"
-          "  ./train_llama --flag value ...    anything else (--flag=value is the same)\n"
-          "  ./train_llama --help FLAG         what a flag allows\n\n"
-          "Whole numbers take K, M, G (powers of 1000) and Ki, Mi, Gi (powers of 1024).\n"
-          "Exit status: 0 done, 1 the run failed, 2 the flags or the input cannot be used.\n");
-  for (int g = 0; g < GROUPS; g++) {
-    fprintf(out, "\n%s\n", group_names[g]);
-    for (int i = 0; i < FLAGS; i++) {
-      const Flag *f = &flags[i];
-      if ((int)f->group != g) continue;
-      char usage[128];
-      usage_text(f, usage, sizeof usage);
-      fprintf(out, "  %-*s", COLUMN - 2, usage);
-      if (strlen(usage) > COLUMN - 3) fprintf(out, "\n%*s", COLUMN, "");
-      fputs(f->help, out);
-      if (f->default_value[0]) fprintf(out, " [%s]", f->default_value);
-      fputc('\n', out);
-    }
-  }
-}
-
-static void help_one(FILE *out, const Flag *f) {
-  char text[256];
-  usage_text(f, text, sizeof text);
-  fprintf(out, "%s\n  %s\n", text, f->help);
-  flags_allowed(f, text, sizeof text);
-  fprintf(out, "  group:    %s\n  takes:    %s\n", group_names[f->group], text);
-  if (f->default_value[0]) fprintf(out, "  default:  %s\n", f->default_value);
-  if (f->offset == offsetof(Options, model)) {
-    fprintf(out, "  presets: ");
-    for (int i = 0; config_preset_name(i); i++) fprintf(out, " %s", config_preset_name(i));
-    fputc('\n', out);
-  }
-}
-
 void flags_help(FILE *out, const char *flag) {
   if (!flag || !flag[0]) {
-    help_all(out);
+    flag_table_help(out, &table);
     return;
   }
   const Flag *f = flags_find(flag);
   CHECK(f, "no flag is named --%s", flag);
-  help_one(out, f);
+  flag_table_help_one(out, &table, f);
+  if (f->offset != offsetof(Options, model)) return;
+  fprintf(out, "  presets: ");
+  for (int i = 0; config_preset_name(i); i++) fprintf(out, " %s", config_preset_name(i));
+  fputc('\n', out);
 }

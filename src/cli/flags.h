@@ -9,43 +9,14 @@
 #include <stdio.h>
 
 #include "base/error.h"
+#include "cli/flag_table.h"
 #include "cli/options.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-typedef enum FlagType {
-  FLAG_STRING,   /* const char *; NULL = not given; one of `choices` when there are any */
-  FLAG_INT,      /* int64_t; suffixes K, M, G (powers of 1000) and Ki, Mi, Gi (powers of 1024); or `word` */
-  FLAG_DOUBLE,   /* double, finite */
-  FLAG_BOOL,     /* bool: true when the flag is there; takes no value */
-  FLAG_CHOICE,   /* int: index of the value in `choices` */
-  FLAG_SET,      /* int: bit i stands for word i of `choices`; "none", or words separated by commas */
-  FLAG_OPTIONAL, /* const char *; NULL = not given, "" = without a value */
-  FLAG_HELP,     /* the same; the next argument, if there is one, names a flag */
-} FlagType;
-
 typedef enum FlagGroup { GROUP_MODEL, GROUP_TRAINING, GROUP_MEMORY, GROUP_RUNNING, GROUPS } FlagGroup;
-
-/* One row of the table. */
-typedef struct Flag {
-  FlagGroup group;
-  const char *name; /* without the leading dashes */
-  FlagType type;
-  size_t offset;             /* of the field in Options */
-  const char *default_value; /* as one would type it; "" = none (FLAG_STRING), absent (FLAG_BOOL) */
-  const char *value_name;    /* placeholder in the help; NULL for FLAG_BOOL and FLAG_CHOICE */
-  const char *help;          /* one line */
-  const char *choices;       /* allowed words, separated by '|'; NULL = any value */
-  int64_t min, max;          /* FLAG_INT */
-  const char *word;          /* FLAG_INT: a word that is allowed besides numbers; NULL = none */
-  int64_t word_value;        /* what it stands for */
-  double low, high;          /* FLAG_DOUBLE: bounds ... */
-  bool above_low;            /* ... low itself is not allowed */
-  bool below_high;           /* ... high itself is not allowed */
-  bool meta;                 /* no part of a run's configuration: asks for a text, or says where flags are */
-} Flag;
 
 /* Row i of the table, or NULL past the last. */
 const Flag *flags_at(int i);

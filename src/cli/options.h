@@ -8,6 +8,7 @@
 
 #include "base/dtype.h"
 #include "base/error.h"
+#include "cli/flag_table.h" /* Given */
 #include "llama/config.h"   /* RopeScaling */
 #include "llama/schedule.h" /* Recompute, CHUNK_AUTO, KEEP_ALL */
 
@@ -21,9 +22,6 @@ enum { OPTION_ROPE_OF_MODEL = ROPE_YARN + 1 };
 
 /* When a saved state or the log cannot be written. */
 typedef enum SaveErrorPolicy { SAVE_ERROR_CONTINUE, SAVE_ERROR_STOP } SaveErrorPolicy;
-
-/* Where a flag got its value. */
-typedef enum Given { GIVEN_NOT, GIVEN_IN_FILE, GIVEN_TYPED } Given;
 
 /* Strings are NULL when they were not given; they point into argv, into the flag table or into
  * config_text. */

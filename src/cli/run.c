@@ -35,6 +35,7 @@ static bool weights_error(const Run *r, Error *e) {
 static bool open_weights(Run *r, Error *e) {
   const char *folder = weights_folder(r);
   if (!folder) return true;
+  if (r->o.out && setup_is_folder(&r->o) && !run_folder_check_tokenizer(r->o.model, e)) return false;
   r->weights = safetensors_open(folder, e);
   return (r->weights && hf_model_check(&r->config, r->weights, e)) || weights_error(r, e);
 }
@@ -87,10 +88,12 @@ static bool read_ahead(Run *r, Error *e) {
   return dataloader_prefetch(r->train, raw, r->o.grad_accum, e);
 }
 
-/* What lies in --out already is refused before weights are read; it is looked at again, and locked, once
+/* Another run in --out, at work or done, is met before weights are read. A new folder is made only once
  * everything else is known to be good. */
-static bool check_out(const Options *o, Error *e) {
-  return !o->out || o->resume || access(o->out, F_OK) != 0 || run_folder_check_new(o->out, e);
+static bool check_out(Run *r, Error *e) {
+  const Options *o = &r->o;
+  if (!o->out || access(o->out, F_OK) != 0) return true;
+  return run_folder_lock(&r->lock, o->out, e) && (o->resume || run_folder_check_new(o->out, e));
 }
 
 /* The data, from where the resumed run was in them. */
@@ -133,7 +136,7 @@ bool run_open(Run *r, Error *e) {
   if (!check_attention(r, &shape, e)) return false;
   r->schedule = schedule_new(&r->config, &shape, &r->dev);
   if (o->plan) return true;
-  if (!check_out(o, e) || !open_saved_state(r, e) || !open_weights(r, e) || !open_data(r, e)) return false;
+  if (!check_out(r, e) || !open_saved_state(r, e) || !open_weights(r, e) || !open_data(r, e)) return false;
   r->roof = matmul_measure_rate(&r->dev, shape.dtype, 0.03);
   r->libraries_bytes = process_resident_bytes();
   return model_open(&r->model, &r->config, r->schedule, &r->dev, false, e) && load_weights(r, e) &&
@@ -195,10 +198,11 @@ static bool write_run_json(const Run *r, int argc, char **argv, Error *e) {
 }
 
 bool run_begin_folder(Run *r, int argc, char **argv, Error *e) {
+  if (!r->o.out) return true;
   /* a run that leaves something behind outlives the reader of its output, `| head` for instance */
-  if (r->o.out) signal(SIGPIPE, SIG_IGN);
-  return !r->o.out ||
-         (saved_state_prepare_folder(&r->lock, &r->resumed, &r->o, e) && write_run_json(r, argc, argv, e));
+  signal(SIGPIPE, SIG_IGN);
+  return saved_state_prepare_folder(&r->lock, &r->resumed, &r->o, e) &&
+         (write_run_json(r, argc, argv, e) || (run_first(r) > 0 && run_go_on(r, e)));
 }
 
 int64_t run_eval_batches(const Run *r) {
@@ -216,8 +220,10 @@ int64_t run_last(const Run *r) {
   return r->o.stop_after ? r->o.stop_after : r->o.steps;
 }
 
-bool run_go_on(const Run *r, const Error *e) {
+bool run_go_on(Run *r, const Error *e) {
   if (r->o.on_save_error == SAVE_ERROR_STOP) return false;
+  if (strcmp(e->text, r->warned) == 0) return true;
+  snprintf(r->warned, sizeof r->warned, "%s", e->text);
   fflush(stdout);
   fprintf(stderr, "# WARNING: %s\n# the run goes on (--on-save-error continue)\n", e->text);
   return true;
@@ -233,17 +239,25 @@ bool run_save(Run *r, int64_t step, Error *e) {
     return error_prefix(
         e, "the state after step %lld could not be saved; older ones are untouched: ", (long long)step);
   printf("# saved %s/step-%08lld\n", r->o.out, (long long)step);
+  r->saved = step;
+  r->prune = r->o.keep > 0;
   return true;
+}
+
+void run_prune(Run *r) {
+  Error e = {0};
+  if (!r->prune) return;
+  r->prune = false;
+  if (run_folder_prune(r->o.out, r->o.keep, &e)) return;
+  fflush(stdout);
+  fprintf(stderr, "# WARNING: --keep: an older state stays: %s\n", e.text);
 }
 
 bool run_rescue(Run *r, int64_t done, Error *e) {
   Error failure = *e, unsaved = {0};
-  char newest[RUN_PATH];
-  int64_t step = -1;
   e->code = EXIT_RUNTIME;
   if (!r->o.out || done <= run_first(r)) return false;
-  bool saved = run_folder_newest(newest, &step, r->o.out) && step == done;
-  if (!saved && !run_save(r, done, &unsaved)) {
+  if (r->saved != done && !run_save(r, done, &unsaved)) {
     error_runtime(e, "%s\n%s", failure.text, unsaved.text);
     return false;
   }

@@ -4,6 +4,7 @@
 #define RUN_H
 
 #include "base/signals.h"
+#include "base/version.h" /* VERSION */
 #include "cli/options.h"
 #include "cli/saved_state.h"
 #include "io/log.h"
@@ -13,8 +14,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-#define VERSION "0.1.0"
 
 typedef struct Run {
   Options o;
@@ -32,6 +31,9 @@ typedef struct Run {
   int64_t libraries_bytes; /* resident before the arena: the program and what its libraries took */
   int64_t tokens;          /* trained on since step 1 */
   int64_t bad_steps;       /* steps in a row whose loss or gradient was not finite */
+  int64_t saved;           /* the step after which the last state was saved; 0 = none by this run */
+  bool prune;              /* a state was saved, and older ones were not yet removed */
+  char warned[2048];       /* the last Error that the run went on after */
 } Run;
 
 /* With --plan, no more than the schedule is opened. run_close comes after either result. */
@@ -51,13 +53,15 @@ int64_t run_eval_batches(const Run *r);
 
 /* Saves the state after `step` in the run folder. */
 bool run_save(Run *r, int64_t step, Error *e);
+/* Removes older states as --keep says, once the newest has shown that it is worth keeping. */
+void run_prune(Run *r);
 /* After an Error that ends the run though the model is as it was after step `done` (data that cannot be
  * read): that state is saved if it is not yet. Returns false; *e is a runtime error and says what was done.
  */
 bool run_rescue(Run *r, int64_t done, Error *e);
 /* About an Error of the disk, which does not touch the training: what --on-save-error says. True, and a
- * warning, when the run goes on. */
-bool run_go_on(const Run *r, const Error *e);
+ * warning (once for the same Error in a row), when the run goes on. */
+bool run_go_on(Run *r, const Error *e);
 
 void run_print_plan(const Run *r);
 /* The configuration, the parameters, the plan, the data. */

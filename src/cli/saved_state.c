@@ -112,6 +112,19 @@ static bool check_flags(const SavedState *s, const Options *o, Error *e) {
   return ok;
 }
 
+/* A file that is damaged, or another state's. */
+static bool check_file(const SavedState *s, const char *name, uint64_t expected, Error *e) {
+  char path[STATE_PATH];
+  uint64_t found;
+  if (!file_hash(in_state(path, s->path, name), &found, e)) return error_prefix(e, "--resume: ");
+  return found == expected ||
+         error_usage(
+             e,
+             "--resume: %s is not the file that was saved: its hash is %016llx, expected %016llx.\nName "
+             "another state, --resume OUT/step-..., or bring the file back.",
+             path, (unsigned long long)found, (unsigned long long)expected);
+}
+
 static bool check_model(const SavedState *s, const Options *o, const Config *c, Error *e) {
   Config saved = {0};
   char difference[256];
@@ -158,7 +171,9 @@ static bool check_tokenizer(const SavedState *s, const Options *o, const DataLoa
 }
 
 bool saved_state_check_model(const SavedState *s, const Options *o, const Config *c, Error *e) {
-  return check_model(s, o, c, e) && check_flags(s, o, e);
+  return check_model(s, o, c, e) && check_flags(s, o, e) &&
+         check_file(s, "model.safetensors", s->at.weights_hash, e) &&
+         check_file(s, "optimizer.safetensors", s->at.optimizer_hash, e);
 }
 
 bool saved_state_check_data(const SavedState *s, const Options *o, const DataLoader *train, Error *e) {
@@ -192,25 +207,35 @@ static bool is_in_out(const SavedState *s, const Options *o) {
          a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
+/* What cannot be removed is in nobody's way. */
+static void mend(const Options *o) {
+  Error e = {0};
+  if (run_folder_mend(o->out, &e)) return;
+  fflush(stdout);
+  fprintf(stderr, "# WARNING: left over in --out: %s\n", e.text);
+}
+
 bool saved_state_prepare_folder(int *lock, const SavedState *s, const Options *o, Error *e) {
   char newest[RUN_PATH];
   int64_t step;
   if (!run_folder_open(lock, o->out, e)) return false;
-  bool goes_on = is_in_out(s, o) || (o->resume && !run_folder_newest(newest, &step, o->out));
+  bool newest_asked = o->resume && !*o->resume;
+  bool goes_on = is_in_out(s, o) || (newest_asked && !run_folder_newest(newest, &step, o->out));
   if (!goes_on && !run_folder_check_new(o->out, e)) return false;
   if (is_in_out(s, o) && run_folder_newest(newest, &step, o->out) && step > s->at.step)
     return error_usage(e,
                        "--resume %s: --out %s holds a newer state, %s, which this run would mix with.\nGive "
                        "another --out, or move the newer states away.",
                        s->path, o->out, newest);
-  return run_folder_mend(o->out, e);
+  mend(o);
+  return true;
 }
 
-static bool write_files(const char *path, const TrainerState *at, Model *m, const Options *o, Error *e) {
+static bool write_files(const char *path, TrainerState *at, Model *m, const Options *o, Error *e) {
   char file[STATE_PATH];
   if (!hf_config_write(m->config, m->schedule->shape.dtype, path, e) ||
-      !hf_model_save(m, in_state(file, path, "model.safetensors"), e) ||
-      !hf_model_save_optimizer(m, in_state(file, path, "optimizer.safetensors"), e))
+      !hf_model_save(m, in_state(file, path, "model.safetensors"), &at->weights_hash, e) ||
+      !hf_model_save_optimizer(m, in_state(file, path, "optimizer.safetensors"), &at->optimizer_hash, e))
     return false;
   char *options = options_text(o);
   bool ok = trainer_state_write(at, options, in_state(file, path, "trainer.json"), e);
@@ -218,13 +243,14 @@ static bool write_files(const char *path, const TrainerState *at, Model *m, cons
   return ok && (!setup_is_folder(o) || run_folder_copy_tokenizer(path, o->model, e));
 }
 
-bool saved_state_write(const TrainerState *at, Model *m, const Options *o, Error *e) {
+bool saved_state_write(TrainerState *at, Model *m, const Options *o, Error *e) {
   char path[RUN_PATH];
-  if (!run_folder_mend(o->out, e) || !run_folder_begin(path, o->out, at->step, e)) return false;
+  mend(o);
+  if (!run_folder_begin(path, o->out, at->step, e)) return false;
   if (!write_files(path, at, m, o, e) || !run_folder_finish(path, o->out, at->step, e)) {
     Error ignored;
     if (access(path, F_OK) == 0) folder_remove(path, &ignored);
     return false;
   }
-  return !o->keep || run_folder_prune(o->out, o->keep, e);
+  return true;
 }

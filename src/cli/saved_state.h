@@ -36,9 +36,9 @@ bool saved_state_load_optimizer(const SavedState *s, Model *m, Error *e);
 /* Makes --out ready for the states of this run, and locks it; see run_folder_open. */
 bool saved_state_prepare_folder(int *lock, const SavedState *s, const Options *o, Error *e);
 
-/* Saves the state after at->step in --out, and removes older ones as --keep says. On failure nothing is left
- * of it. */
-bool saved_state_write(const TrainerState *at, Model *m, const Options *o, Error *e);
+/* Saves the state after at->step in --out and fills in the hashes of its files. On failure nothing is left of
+ * it. */
+bool saved_state_write(TrainerState *at, Model *m, const Options *o, Error *e);
 
 #ifdef __cplusplus
 }

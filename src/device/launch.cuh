@@ -65,6 +65,7 @@ template <class F> __global__ void __launch_bounds__(F::THREADS, F::BLOCKS) tile
  * that have F::SHARED bytes of shared memory, at a multiple of 128; F::BLOCKS of them should fit a
  * multiprocessor. */
 template <class F> static void launch_tiles(Device *dev, int64_t items, F f) {
+  static_assert(F::SHARED <= 99 << 10, "more than a block may have on every chip");
   if (items <= 0) return;
   unsigned blocks = items < INT_MAX ? (unsigned)items : (unsigned)INT_MAX;
   cuda_check(

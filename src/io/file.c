@@ -9,6 +9,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h> // XXH3_64bits_update
 
 char *file_read_text(const char *path, size_t limit, size_t *bytes, Error *e) {
   int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* else a named pipe would wait for its writer */
@@ -67,6 +69,28 @@ bool file_check_target(const char *path, Error *e) {
     error_usage(e, "%s: cannot write into the folder %s: %s. Give one that exists and can be written to",
                 path, folder, strerror(errno));
   free(folder);
+  return ok;
+}
+
+bool file_hash(const char *path, uint64_t *hash, Error *e) {
+  enum { PIECE = 1 << 20 };
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0)
+    return error_usage(e, "%s: cannot be read: %s. Check the path and its permissions", path,
+                       strerror(errno));
+  char *piece = malloc(PIECE);
+  CHECK(piece, "out of memory for %d bytes", PIECE);
+  XXH3_state_t state;
+  XXH3_64bits_reset(&state);
+  ssize_t n;
+  do {
+    n = read(fd, piece, PIECE);
+    if (n > 0) XXH3_64bits_update(&state, piece, (size_t)n);
+  } while (n > 0 || (n < 0 && errno == EINTR));
+  bool ok = n == 0 || error_runtime(e, "%s: reading failed: %s. Check the disk", path, strerror(errno));
+  *hash = XXH3_64bits_digest(&state);
+  free(piece);
+  close(fd);
   return ok;
 }
 

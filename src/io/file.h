@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/error.h"
 
@@ -19,6 +20,9 @@ char *file_read_text(const char *path, size_t limit, size_t *bytes, Error *e);
 /* Whether PATH can be written as a new file, or as one that replaces a regular file; a usage error where not.
  */
 bool file_check_target(const char *path, Error *e);
+
+/* XXH3 (64 bits, seed 0) of a file's bytes. */
+bool file_hash(const char *path, uint64_t *hash, Error *e);
 
 /* PATH + ".tmp", where a new file is written until it is complete (malloc'ed). */
 char *file_temporary_name(const char *path);

@@ -32,14 +32,19 @@ static bool keep_line(Log *log, const char *line, int64_t resume) {
 static bool cut_back(Log *log, int64_t resume, Error *e) {
   char *kept = NULL, *line = NULL;
   size_t kept_bytes, line_room = 0;
-  FILE *old = fopen(log->path, "r"), *out = open_memstream(&kept, &kept_bytes);
+  FILE *old = fopen(log->path, "r");
+  if (!old && errno != ENOENT)
+    return error_usage(e, "%s: cannot be read: %s. A resumed run goes on with its log", log->path,
+                       strerror(errno));
+  FILE *out = open_memstream(&kept, &kept_bytes);
   CHECK(out, "out of memory for the log");
   while (old && getline(&line, &line_room, old) > 0)
     if (keep_line(log, line, resume)) fprintf(out, "%.*s\n", (int)strcspn(line, "\n"), line);
+  bool ok = !old || !ferror(old) || error_runtime(e, "%s: reading failed: %s", log->path, strerror(errno));
   if (old) fclose(old);
   free(line);
   CHECK(fclose(out) == 0, "out of memory for the log");
-  bool ok = file_write_text(log->path, kept, e);
+  ok = ok && file_write_text(log->path, kept, e);
   free(kept);
   return ok;
 }

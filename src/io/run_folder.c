@@ -126,6 +126,10 @@ bool run_folder_open(int *lock, const char *out, Error *e) {
   if (access(out, W_OK | X_OK) != 0)
     return error_usage(e, "--out %s: cannot write there: %s.\nGive a folder that can be written.", out,
                        strerror(errno));
+  return *lock >= 0 || run_folder_lock(lock, out, e);
+}
+
+bool run_folder_lock(int *lock, const char *out, Error *e) {
   *lock = open(out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (*lock < 0)
     return error_usage(e, "--out %s: %s.\nGive a folder that can be written.", out, strerror(errno));
@@ -162,11 +166,11 @@ static bool mend_replaced(const char *out, int64_t step, Error *e) {
 bool run_folder_mend(const char *out, Error *e) {
   States half = states_in(out, WRITING), old = states_in(out, REMOVING);
   bool ok = true;
-  for (int64_t i = 0; i < half.n && ok; i++) {
+  for (int64_t i = 0; i < half.n; i++) {
     char path[RUN_PATH];
-    ok = state_path(path, out, half.steps[i], WRITING, e) && folder_remove(path, e);
+    ok &= state_path(path, out, half.steps[i], WRITING, e) && folder_remove(path, e);
   }
-  for (int64_t i = 0; i < old.n && ok; i++) ok = mend_replaced(out, old.steps[i], e);
+  for (int64_t i = 0; i < old.n; i++) ok &= mend_replaced(out, old.steps[i], e);
   free(half.steps);
   free(old.steps);
   return ok;
@@ -179,14 +183,27 @@ bool run_folder_begin(char path[RUN_PATH], const char *out, int64_t step, Error 
   return mkdir(path, 0777) == 0 || error_runtime(e, "cannot make the folder %s: %s", path, strerror(errno));
 }
 
+static const char *const tokenizer_files[] = {
+    "tokenizer.json",     "tokenizer_config.json",   "tokenizer.model",   "vocab.json",
+    "merges.txt",         "special_tokens_map.json", "added_tokens.json", "generation_config.json",
+    "chat_template.jinja"};
+enum { TOKENIZER_FILES = sizeof tokenizer_files / sizeof *tokenizer_files };
+
+bool run_folder_check_tokenizer(const char *model_dir, Error *e) {
+  for (int i = 0; i < TOKENIZER_FILES; i++) {
+    char path[RUN_PATH];
+    if (!join(path, model_dir, tokenizer_files[i], e)) return false;
+    if (access(path, F_OK) == 0 && access(path, R_OK) != 0)
+      return error_usage(e, "%s: cannot be read: %s. It is carried along with what is saved", path,
+                         strerror(errno));
+  }
+  return true;
+}
+
 bool run_folder_copy_tokenizer(const char *path, const char *model_dir, Error *e) {
-  static const char *const names[] = {
-      "tokenizer.json",     "tokenizer_config.json",   "tokenizer.model",   "vocab.json",
-      "merges.txt",         "special_tokens_map.json", "added_tokens.json", "generation_config.json",
-      "chat_template.jinja"};
-  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+  for (int i = 0; i < TOKENIZER_FILES; i++) {
     char from[RUN_PATH], to[RUN_PATH];
-    if (!join(from, model_dir, names[i], e) || !join(to, path, names[i], e)) return false;
+    if (!join(from, model_dir, tokenizer_files[i], e) || !join(to, path, tokenizer_files[i], e)) return false;
     if (access(from, F_OK) == 0 && !file_copy(from, to, e)) return false;
   }
   return true;
@@ -222,7 +239,7 @@ bool run_folder_finish(const char *path, const char *out, int64_t step, Error *e
 bool run_folder_prune(const char *out, int64_t keep, Error *e) {
   States s = complete_states(out);
   bool ok = true;
-  for (int64_t i = 0; i + keep < s.n && ok; i++) ok = remove_state(out, s.steps[i], e);
+  for (int64_t i = 0; i + keep < s.n; i++) ok &= remove_state(out, s.steps[i], e);
   free(s.steps);
   return ok;
 }

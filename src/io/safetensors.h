@@ -54,6 +54,8 @@ void safetensors_writer_declare(SafeTensorsWriter *w, const char *name, DType dt
 void safetensors_writer_metadata(SafeTensorsWriter *w, const char *key, const char *value);
 bool safetensors_writer_begin(SafeTensorsWriter *w, Error *e);
 bool safetensors_writer_write(SafeTensorsWriter *w, const void *data, size_t bytes, Error *e);
+/* XXH3 (64 bits, seed 0) of all bytes of the file so far. */
+uint64_t safetensors_writer_hash(const SafeTensorsWriter *w);
 /* Finishes and frees w in either case; `ok` false throws the file away. */
 bool safetensors_writer_close(SafeTensorsWriter *w, bool ok, Error *e);
 

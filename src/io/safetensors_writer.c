@@ -6,16 +6,24 @@
 #include <string.h>
 
 #include <cjson/cJSON.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h> // XXH3_state_t
 
 #include "io/file.h"
 
 struct SafeTensorsWriter {
   char *path, *temporary;
   cJSON *header;
-  int fd;           /* -1 until the file is open */
-  int64_t declared; /* bytes of all declared tensors */
-  int64_t written;  /* tensor bytes written so far */
+  int fd;             /* -1 until the file is open */
+  int64_t declared;   /* bytes of all declared tensors */
+  int64_t written;    /* tensor bytes written so far */
+  XXH3_state_t *hash; /* of all bytes written so far */
 };
+
+static bool write_bytes(SafeTensorsWriter *w, const void *data, size_t bytes, Error *e) {
+  XXH3_64bits_update(w->hash, data, bytes);
+  return file_write_all(w->fd, w->path, data, bytes, e);
+}
 
 static const char *file_dtype_name(DType t) {
   return t == DT_FP32 ? "F32" : t == DT_BF16 ? "BF16" : t == DT_U8 ? "U8" : "F16";
@@ -29,6 +37,9 @@ SafeTensorsWriter *safetensors_writer_new(const char *path) {
   w->temporary = file_temporary_name(path);
   w->header = cJSON_CreateObject();
   w->fd = -1;
+  w->hash = XXH3_createState(); /* aligned as it asks to be */
+  CHECK(w->hash, "out of memory");
+  XXH3_64bits_reset(w->hash);
   CHECK(w->header && cJSON_AddObjectToObject(w->header, "__metadata__"), "out of memory");
   safetensors_writer_metadata(w, "format", "pt");
   return w;
@@ -80,7 +91,7 @@ bool safetensors_writer_begin(SafeTensorsWriter *w, Error *e) {
   for (int i = 0; i < 8; i++) block[i] = (char)(padded >> 8 * i);
   memcpy(block + 8, text, used);
   memset(block + 8 + used, ' ', padded - used);
-  bool ok = file_write_all(w->fd, w->path, block, 8 + padded, e);
+  bool ok = write_bytes(w, block, 8 + padded, e);
   free(block);
   cJSON_free(text);
   return ok;
@@ -90,9 +101,13 @@ bool safetensors_writer_write(SafeTensorsWriter *w, const void *data, size_t byt
   CHECK(w->fd >= 0, "%s: tensor bytes written before the header", w->path);
   CHECK(bytes <= (size_t)(w->declared - w->written), "%s: %zu bytes written where %" PRId64 " were left",
         w->path, bytes, w->declared - w->written);
-  if (!file_write_all(w->fd, w->path, data, bytes, e)) return false;
+  if (!write_bytes(w, data, bytes, e)) return false;
   w->written += (int64_t)bytes;
   return true;
+}
+
+uint64_t safetensors_writer_hash(const SafeTensorsWriter *w) {
+  return XXH3_64bits_digest(w->hash);
 }
 
 bool safetensors_writer_close(SafeTensorsWriter *w, bool ok, Error *e) {
@@ -105,6 +120,7 @@ bool safetensors_writer_close(SafeTensorsWriter *w, bool ok, Error *e) {
     file_discard(w->fd, w->temporary);
   }
   cJSON_Delete(w->header);
+  XXH3_freeState(w->hash);
   free(w->temporary);
   free(w->path);
   free(w);

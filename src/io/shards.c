@@ -9,8 +9,6 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h> // XXH3_64bits, XXH3_state_t
 
-#include "io/file.h"
-
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "shards are little-endian and are read as they are"
 #endif
@@ -228,72 +226,4 @@ bool shard_check_tokens(Shard *s, int64_t V, Error *e) {
     if (!shard_read(s, at, m, V, piece, e)) return false;
   }
   return true;
-}
-
-/* Writing */
-
-/* Version 1: narrowed in pieces. */
-static bool write_uint16(int fd, const char *path, const uint32_t *tokens, int64_t n, Error *e) {
-  uint16_t piece[8192];
-  const int64_t size = sizeof piece / sizeof piece[0];
-  for (int64_t at = 0; at < n; at += size) {
-    int64_t m = n - at < size ? n - at : size;
-    for (int64_t i = 0; i < m; i++) piece[i] = (uint16_t)tokens[at + i];
-    if (!file_write_all(fd, path, piece, (size_t)m * sizeof piece[0], e)) return false;
-  }
-  return true;
-}
-
-/* Fills the header, checking that version and V allow every token. */
-static bool make_header(ShardHeader *h, const char *path, int version, const uint32_t *tokens, int64_t n,
-                        int64_t V, uint64_t tokenizer_hash, Error *e) {
-  bool extended = version == 8;
-  if (n > INT32_MAX && !extended) {
-    return error_usage(e, "%s: %" PRId64 " tokens in a shard of version %d; at most %d, or version 8", path,
-                       n, version, INT32_MAX);
-  }
-  int64_t limit = version == 1 ? 1 << 16 : TOKEN_MAX_VOCAB;
-  if (V > 0 && V < limit) limit = V;
-  uint32_t marks = 0;
-  for (int64_t i = 0; i < n; i++) {
-    uint32_t id = extended ? tokens[i] & TOKEN_ID : tokens[i];
-    marks |= extended ? tokens[i] & ~TOKEN_ID : 0;
-    if (id >= limit) {
-      return error_usage(e,
-                         "%s: token %" PRId64 " is %" PRIu32 "; a shard of version %d%s holds 0 .. %" PRId64,
-                         path, i, id, version, V > 0 ? " for this vocabulary" : "", limit - 1);
-    }
-  }
-  *h = (ShardHeader){.magic = version == 1 ? SHARD_MAGIC_16 : SHARD_MAGIC_32,
-                     .version = version,
-                     .count = n <= INT32_MAX ? (uint32_t)n : 0};
-  if (!extended) return true;
-  h->count64 = n;
-  h->V = (int32_t)V;
-  h->flags =
-      (marks & TOKEN_MASKED ? SHARD_HAS_MASKED : 0) | (marks & TOKEN_DOCUMENT ? SHARD_HAS_DOCUMENTS : 0);
-  h->tokenizer_hash = tokenizer_hash;
-  h->payload_hash = XXH3_64bits(tokens, (size_t)n * 4);
-  return true;
-}
-
-bool shard_write(const char *path, int version, const uint32_t *tokens, int64_t n, int64_t V,
-                 uint64_t tokenizer_hash, Error *e) {
-  CHECK(version == 1 || version == 7 || version == 8, "shard version %d", version);
-  CHECK(n >= 0 && V >= 0 && V <= TOKEN_MAX_VOCAB, "%" PRId64 " tokens, V %" PRId64, n, V);
-  ShardHeader h;
-  if (!make_header(&h, path, version, tokens, n, V, tokenizer_hash, e)) return false;
-
-  char *aside = file_temporary_name(path);
-  int fd = file_create(aside, e);
-  bool created = fd >= 0;
-  bool ok = created && file_write_all(fd, path, &h, sizeof h, e) &&
-            (version == 1 ? write_uint16(fd, path, tokens, n, e)
-                          : file_write_all(fd, path, tokens, (size_t)n * 4, e));
-  if (ok)
-    ok = file_publish(fd, aside, path, e);
-  else if (created)
-    file_discard(fd, aside);
-  free(aside);
-  return ok;
 }

@@ -1,5 +1,5 @@
-/* Token files: the shards of llm.c (https://github.com/karpathy/llm.c, versions 1 and 7), an extension of
- * theirs (version 8), and text whose bytes are the tokens. Layout: docs/formats.md. */
+/* Reading token files: the shards of llm.c (https://github.com/karpathy/llm.c, versions 1 and 7), an
+ * extension of theirs (version 8), and text whose bytes are the tokens. Layout: docs/formats.md. */
 #ifndef SHARDS_H
 #define SHARDS_H
 
@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "io/shard_writer.h" /* shard_write */
 #include "io/watched_file.h" /* WatchedFile, OpenFiles */
 
 #ifdef __cplusplus
@@ -72,13 +73,6 @@ bool shard_read(Shard *s, int64_t from, int64_t n, int64_t V, uint32_t *dst, Err
 
 /* Reads all of it: a token >= V is an error, as in shard_read. */
 bool shard_check_tokens(Shard *s, int64_t V, Error *e);
-
-/* Writes tokens [n] as a shard of version 1, 7 or 8; only version 8 takes marks, V (0 = not given) and
- * tokenizer_hash (0 = not given), and it gets a payload hash. The file is written aside as PATH.tmp, synced,
- * and then takes its name. Refuses tokens that the version or V does not allow, and more tokens than an
- * int32 counts in versions 1 and 7. */
-bool shard_write(const char *path, int version, const uint32_t *tokens, int64_t n, int64_t V,
-                 uint64_t tokenizer_hash, Error *e);
 
 #ifdef __cplusplus
 }

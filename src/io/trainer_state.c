@@ -23,7 +23,10 @@ bool trainer_state_write(const TrainerState *s, const char *options_json, const 
           FORMAT, s->step, s->tokens, s->data_fingerprint, s->tokenizer_hash, s->position.samples);
   for (int64_t i = 0; i < s->position.sources; i++)
     fprintf(f, "%s%" PRId64, i ? ", " : "", s->position.taken[i]);
-  fprintf(f, "]},\n  \"options\": %s\n}\n", options_json);
+  fprintf(f,
+          "]},\n  \"files\": {\"model.safetensors\": \"%016" PRIx64
+          "\", \"optimizer.safetensors\": \"%016" PRIx64 "\"},\n  \"options\": %s\n}\n",
+          s->weights_hash, s->optimizer_hash, options_json);
   CHECK(fclose(f) == 0, "out of memory for trainer.json");
   bool ok = file_write_text(path, text, e);
   free(text);
@@ -67,18 +70,24 @@ static bool position_of(const cJSON *data, DataPosition *p, Error *e) {
 static bool parse(TrainerState *s, char **options_json, const cJSON *root, Error *e) {
   int64_t format = 0;
   const cJSON *data = cJSON_GetObjectItemCaseSensitive(root, "data"),
+              *files = cJSON_GetObjectItemCaseSensitive(root, "files"),
               *options = cJSON_GetObjectItemCaseSensitive(root, "options");
   if (!count_of(cJSON_GetObjectItemCaseSensitive(root, "format"), "format", &format, e)) return false;
   if (format != FORMAT)
     return error_usage(e, "format %" PRId64 ", expected %d. Use the version of train_llama that wrote it",
                        format, FORMAT);
   if (!cJSON_IsObject(data)) return bad_key("data", "an object", e);
+  if (!cJSON_IsObject(files)) return bad_key("files", "an object", e);
   if (!cJSON_IsObject(options)) return bad_key("options", "an object", e);
   if (!count_of(cJSON_GetObjectItemCaseSensitive(root, "step"), "step", &s->step, e) ||
       !count_of(cJSON_GetObjectItemCaseSensitive(root, "tokens"), "tokens", &s->tokens, e) ||
       !hash_of(cJSON_GetObjectItemCaseSensitive(data, "fingerprint"), "fingerprint", &s->data_fingerprint,
                e) ||
       !hash_of(cJSON_GetObjectItemCaseSensitive(data, "tokenizer"), "tokenizer", &s->tokenizer_hash, e) ||
+      !hash_of(cJSON_GetObjectItemCaseSensitive(files, "model.safetensors"), "model.safetensors",
+               &s->weights_hash, e) ||
+      !hash_of(cJSON_GetObjectItemCaseSensitive(files, "optimizer.safetensors"), "optimizer.safetensors",
+               &s->optimizer_hash, e) ||
       !position_of(data, &s->position, e))
     return false;
   *options_json = cJSON_PrintUnformatted(options);

@@ -19,6 +19,8 @@ typedef struct TrainerState {
   DataPosition position;     /* in the training data, after that step */
   uint64_t data_fingerprint; /* of the training data; see dataloader_fingerprint */
   uint64_t tokenizer_hash;   /* of the training shards; 0 = not known */
+  uint64_t weights_hash;     /* XXH3 of the bytes of model.safetensors */
+  uint64_t optimizer_hash;   /* and of optimizer.safetensors */
 } TrainerState;
 
 /* Writes PATH. options_json: the run's flags, an object; it is kept as it is. */

@@ -258,18 +258,24 @@ static bool write_tensor(Model *m, const HfTensor *weight, void *context, Error 
   return true;
 }
 
-bool hf_model_save(Model *m, const char *path, Error *e) {
+/* Closes the file; *hash, if wanted, becomes that of its bytes. */
+static bool finish_file(SafeTensorsWriter *w, bool ok, uint64_t *hash, Error *e) {
+  if (hash) *hash = safetensors_writer_hash(w);
+  return safetensors_writer_close(w, ok, e);
+}
+
+bool hf_model_save(Model *m, const char *path, uint64_t *hash, Error *e) {
   device_synchronize(m->dev); /* what is on the host has arrived there */
   arena_enter(&m->arena, m->schedule->load);
   Saving s = {safetensors_writer_new(path), WEIGHT};
   visit_tensors(m, declare_tensor, &s, e);
   bool ok = safetensors_writer_begin(s.writer, e) && visit_tensors(m, write_tensor, &s, e);
-  return safetensors_writer_close(s.writer, ok, e);
+  return finish_file(s.writer, ok, hash, e);
 }
 
 /* ---- the optimizer ---- */
 
-bool hf_model_save_optimizer(Model *m, const char *path, Error *e) {
+bool hf_model_save_optimizer(Model *m, const char *path, uint64_t *hash, Error *e) {
   device_synchronize(m->dev);
   arena_enter(&m->arena, m->schedule->load);
   SafeTensorsWriter *w = safetensors_writer_new(path);
@@ -282,7 +288,7 @@ bool hf_model_save_optimizer(Model *m, const char *path, Error *e) {
     Saving s = {w, (TensorKind)k};
     ok = !has_kind(m, k) || visit_tensors(m, write_tensor, &s, e);
   }
-  return safetensors_writer_close(w, ok, e);
+  return finish_file(w, ok, hash, e);
 }
 
 typedef struct Loading {

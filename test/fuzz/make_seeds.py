@@ -233,7 +233,8 @@ def run_folder():
 
     def state(samples=6, taken=(6,), **changes):
         data = {"fingerprint": "0123456789abcdef", "tokenizer": "0" * 16, "samples": samples, "taken": list(taken)}
-        return {"format": 1, "step": 3, "tokens": 18, "data": data, "options": {"seq-len": 3}} | changes
+        files = {"model.safetensors": "00000000deadbeef", "optimizer.safetensors": "f" * 16}
+        return {"format": 1, "step": 3, "tokens": 18, "data": data, "files": files, "options": {"seq-len": 3}} | changes
 
     done = FOLDER | COMPLETE
     case("good", state(), (done, 1, NO_END), (done, 2, NO_END), (FOLDER, 3, TMP))
@@ -252,7 +253,68 @@ def run_folder():
     write("run_folder", "empty", b"")
 
 
+# ---- tokenizers ----
+
+SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+         r"\s*[\r\n]+|\s+(?!\S)|\s+")
+TEXT_SEEDS = {"words": "It's 1234 words, isn't\u00a0it?\r\n  x", "marks": "e\u0301\u0323 \u1100\u1161 \u212b",
+              "emoji": "\U0001f469\u200d\U0001f467 \u2764\ufe0f", "special": "<s>a</s> <|endoftext|>left right  TOOL",
+              "long": "ab" * 60 + " " * 40, "scripts": "\u4eba\u4eba \u0432\u0441\u0435 \u0e04\u0e19"}
+
+
+def tokenizer_json():
+    def case(name, text="ab <s> b\u00e9 a", model=None, **parts):
+        vocab = {"<s>": 0, "a": 1, "b": 2, "ab": 3, "\u2581": 4, "\u2581a": 5, "<0xC3>": 6, "<0xA9>": 7}
+        added = [{"id": 0, "content": "<s>", "special": True, "normalized": False, "lstrip": True, "rstrip": True},
+                 {"id": 8, "content": "word", "single_word": True, "normalized": True}]
+        whole = {"added_tokens": added, "normalizer": None, "pre_tokenizer": None, "post_processor": None,
+                 "decoder": None, "model": {"type": "BPE", "vocab": vocab, "merges": ["a b", ["\u2581", "a"]],
+                                            "unk_token": "<s>", "byte_fallback": True, "fuse_unk": True}}
+        whole["model"] |= model or {}
+        write("tokenizer_json", name, json.dumps(whole | parts, ensure_ascii=False).encode() + b"\xff" + text.encode())
+
+    def replace(pattern, content):
+        return {"type": "Replace", "pattern": {"String": pattern}, "content": content}
+
+    def split(regex, behavior="Isolated"):
+        return {"type": "Split", "pattern": {"Regex": regex}, "behavior": behavior, "invert": behavior == "Removed"}
+
+    visible = [c for c in range(256) if 0x21 <= c <= 0x7e or 0xa1 <= c <= 0xff and c != 0xad]
+    alphabet = {chr(c): i for i, c in enumerate(visible + [0x100 + i for i in range(256 - len(visible))])}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+    case("plain")
+    case("bytes", model={"vocab": alphabet, "merges": [["a", "b"]][:0], "unk_token": None}, added_tokens=[],
+         pre_tokenizer={"type": "Sequence", "pretokenizers": [split(SPLIT), byte_level]},
+         decoder={"type": "ByteLevel"}, post_processor=byte_level)
+    case("gpt2", model={"vocab": alphabet, "merges": [], "unk_token": None, "ignore_merges": True},
+         added_tokens=[], pre_tokenizer={"type": "ByteLevel"}, decoder={"type": "ByteLevel"})
+    case("llama2", normalizer={"type": "Sequence", "normalizers": [
+        {"type": "Prepend", "prepend": "\u2581"}, replace(" ", "\u2581")]},
+        decoder={"type": "Sequence", "decoders": [
+            replace("\u2581", " "), {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        post_processor={"type": "TemplateProcessing",
+                        "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}],
+                        "special_tokens": {"<s>": {"id": "<s>", "ids": [0]}}})
+    meta = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": True}
+    case("meta", pre_tokenizer=meta, decoder=meta, normalizer={"type": "NFC"})
+    case("removed", pre_tokenizer=split(r"[\p{L}\p{M}]++|\d|\u00e9|\x41", "Removed"))
+    case("refused-regex", pre_tokenizer=split(r"(?<n>a)\1"))
+    case("refused-model", model={"type": "Unigram"})
+    case("refused-merge", model={"merges": ["a c"]})
+    write("tokenizer_json", "cut", b'{"model": {"vocab": {"a": 0}, "merges": ["a')
+
+
+def tokenizer_text():
+    for name, text in TEXT_SEEDS.items():
+        for kind in range(4):
+            write("tokenizer_text", f"{name}-{kind}", bytes([kind]) + text.encode())
+    write("tokenizer_text", "invalid", b"\0a\xe2\x82 \xed\xa0\x80")
+
+
 safetensors()
 hf_config()
 shard()
 run_folder()
+tokenizer_json()
+tokenizer_text()
