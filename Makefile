@@ -104,6 +104,9 @@ $(BUILD)/test_%: $(BUILD)/test/test_%.cu.o $(OBJECTS)
 # sees the program's own allocations, not those inside libraries
 $(BUILD)/test_memory: LDLIBS += $(foreach f,malloc calloc realloc aligned_alloc posix_memalign mmap cudaMalloc,-Wl,--wrap=$(f))
 
+# copies beside the device's work are made as late as they may be
+$(BUILD)/test_modes: LDLIBS += $(foreach f,device_copy_async device_operations_wait device_synchronize,-Wl,--wrap=$(f))
+
 # ./tokenize with a disk that fails, for test_tokenize
 $(BUILD)/tokenize_faulty: LDLIBS = -lcjson -lpcre2-8 -lutf8proc -lm $(foreach f,write fsync rename,-Wl,--wrap=$(f))
 $(BUILD)/tokenize_faulty: $(BUILD)/tokenizer/tool/tokenize.c.o $(BUILD)/test/fault_io.c.o $(BUILD)/tokenize_parts.a

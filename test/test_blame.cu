@@ -52,6 +52,21 @@ static void names_the_first(void **) {
   }
 }
 
+/* Attention in head groups has no queries, keys and values to look at: what they make is named. */
+static void names_what_groups_make(void **) {
+  const Case spoiled = {2, P_QKV, 3e38f, NULL};
+  TinyModel t;
+  RunShape shape = tiny_shape(1, 1, 12);
+  shape.attn_groups = 2;
+  tiny_open(&t, tiny_config(false, false), shape);
+  spoil(&t, &spoiled);
+  assert_false(isfinite(model_forward_backward(&t.model, &t.step, NULL)));
+  char text[BLAME_TEXT];
+  model_blame(&t.model, &t.step, text);
+  assert_string_equal(text, "layer 2: the attention's output, in micro-batch 0");
+  tiny_close(&t);
+}
+
 /* The forward is finite, a gradient is not: the first one that the backward makes. */
 static void names_a_gradient(void **) {
   TinyModel t;
@@ -117,6 +132,7 @@ static void stops_before_the_update(void **) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(names_the_first),
+      cmocka_unit_test(names_what_groups_make),
       cmocka_unit_test(names_a_gradient),
       cmocka_unit_test(stops_before_the_update),
   };

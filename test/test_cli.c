@@ -318,6 +318,9 @@ static void test_install(void **state) {
 static void test_plan(void **state) {
   (void)state;
   expect(0, "gradients", "--model llama3-8b --seq-len 64K --dtype bf16 --moments bf16 --plan");
+  expect(0, "in 4 groups",
+         "--model llama3-8b --seq-len 64K --dtype bf16 --moments bf16 --plan --attn-groups 4");
+  expect(2, "a divisor of the model's 8 key/value heads", "--model llama3-8b --plan --attn-groups 3");
   expect(0, "", "--plan --json --seq-len 64 | head -c 60000 > @/plan.json");
   Error e;
   char *text = file_read_text(path_of("plan.json"), 1 << 20, NULL, &e);

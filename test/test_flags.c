@@ -271,6 +271,12 @@ static void bad_arguments(void **state) {
 static void flags_that_do_not_go_together(void **state) {
   (void)state;
   refuse_line("--checkpoint-every 2 --recompute mlp", "--checkpoint-every", "--recompute layer", NULL);
+  refuse_line("--attn-groups 2 --recompute mlp", "--attn-groups", "--recompute layer", NULL);
+  refuse_line("--attn-groups 0", "--attn-groups", "or auto", NULL);
+  refuse_line("--offload checkpoints --recompute none", "--offload", "--recompute layer", NULL);
+  refuse_line("--offload attention", "--offload", "--keep-attention", NULL);
+  refuse_line("--offload checkpoint", "--offload", "checkpoints", NULL);
+  refuse_line("--offload checkpoints,", "--offload", "separated by commas", NULL);
   refuse_line("--update layer", "--update layer", "--clip 1", "--clip 0", "--update step", NULL);
   refuse_line("--update layer --clip 0 --grad-accum 2", "--grad-accum 2", "--update step", NULL);
   refuse_line("--update layer --clip 0 --skip-bad-steps 1", "--skip-bad-steps", "--update step", NULL);
@@ -300,6 +306,10 @@ static void flags_that_do_not_go_together(void **state) {
   CommandLine c;
   accept_line(&o, &c, "--checkpoint-every 2 --keep-attention 1");
   accept_line(&o, &c, "--update layer --clip 0");
+  accept_line(&o, &c, "--offload none");
+  assert_int_equal(o.offload, 0);
+  accept_line(&o, &c, "--offload attention,checkpoints --keep-attention 2");
+  assert_int_equal(o.offload, OFFLOAD_CHECKPOINTS | OFFLOAD_ATTENTION);
   accept_line(&o, &c, "--model llama3-8b --plan --json --seq-len 1Mi");
   accept_line(&o, &c, "--model llama3-8b --eval-only --val v.bin");
   accept_line(&o, &c, "--model some/folder --train t.bin --rope-scaling yarn --rope-factor 4");

@@ -118,6 +118,8 @@ typedef struct Flags {
   DType moments;
   bool tied, qk_norm;
   UpdateMode update;
+  int64_t groups;
+  unsigned offload;
 } Flags;
 
 static RunShape shape_of(const Flags *f) {
@@ -131,6 +133,8 @@ static RunShape shape_of(const Flags *f) {
   s.master = f->master;
   s.moments = f->moments;
   s.update = f->update;
+  s.attn_groups = f->groups;
+  s.offload = f->offload;
   return s;
 }
 
@@ -194,14 +198,28 @@ static void test_runs_keep_to_the_plan(void **state) {
     for (size_t c = 0; c < sizeof chunks / sizeof *chunks; c++)
       for (size_t d = 0; d < sizeof formats / sizeof *formats; d++) {
         bool odd = (m + c + d) % 2;
+        unsigned offload = (unsigned)((m + 5 * c + 11 * d) % 32);
+        if (modes[m].recompute != RECOMPUTE_LAYER)
+          offload &= ~(unsigned)(OFFLOAD_CHECKPOINTS | OFFLOAD_ATTENTION);
+        int64_t groups = modes[m].recompute == RECOMPUTE_LAYER && (m + c / 2 + d) % 2 ? 2 : 1;
         UpdateMode update = !odd && (m + c) % 4 < 2 ? UPDATE_LAYER : UPDATE_STEP;
-        Flags f = {modes[m].recompute, modes[m].every,
-                   modes[m].keep,      odd ? 2 : 1,
-                   odd ? 3 : 1,        odd ? 90 : 256,
-                   chunks[c][0],       chunks[c][1],
-                   formats[d].dtype,   formats[d].master,
-                   formats[d].moments, (m + c) % 2 == 0,
-                   (c + d) % 3 == 0,   update};
+        if (update == UPDATE_LAYER) offload &= ~(unsigned)OFFLOAD_GRADIENTS;
+        Flags f = {modes[m].recompute,
+                   modes[m].every,
+                   modes[m].keep,
+                   odd ? 2 : 1,
+                   odd ? 3 : 1,
+                   odd ? 90 : 256,
+                   chunks[c][0],
+                   chunks[c][1],
+                   formats[d].dtype,
+                   formats[d].master,
+                   formats[d].moments,
+                   (m + c) % 2 == 0,
+                   (c + d) % 3 == 0,
+                   update,
+                   groups,
+                   offload};
         check_run(&f);
       }
 }
@@ -274,6 +292,47 @@ static void test_update_layer_holds_one_gradient(void **state) {
   device_close(&dev);
 }
 
+/* Live bytes of a category at most, over the step. */
+static int64_t most_bytes(const Plan *p, PlanSpace space, PlanCategory c) {
+  int64_t most = 0;
+  for (int m = 0; m < plan_moments(p); m++) {
+    int64_t bytes = plan_live_bytes(p, space, c, m);
+    if (bytes > most) most = bytes;
+  }
+  return most;
+}
+
+/* What is offloaded is on the host; the device holds what it needs of it at a time. */
+static void test_offload_moves_to_the_host(void **state) {
+  (void)state;
+  Device dev;
+  Error e = {};
+  assert_true(device_open(&dev, "cpu", 0, &e));
+  Config c = {};
+  assert_true(config_preset(&c, "llama3-8b"));
+  RunShape s = tiny_shape(1, 1, 32768);
+  s.dtype = s.moments = DT_BF16;
+  s.master = true;
+  s.keep_attention = KEEP_ALL;
+  s.mlp_chunk = s.head_chunk = CHUNK_AUTO;
+  Schedule *resident = schedule_new(&c, &s, &dev);
+  s.offload = OFFLOAD_CHECKPOINTS | OFFLOAD_ATTENTION | OFFLOAD_OPTIMIZER | OFFLOAD_GRADIENTS;
+  Schedule *hosted = schedule_new(&c, &s, &dev);
+  const PlanCategory moved[] = {CAT_MOMENTS, CAT_MASTER, CAT_GRADIENTS, CAT_CHECKPOINTS, CAT_KEPT};
+  const int64_t units[] = {0, 0, c.V * c.C * 4, 2 * s.T * c.C * 2, 2 * s.T * c.NH * (c.HS * 2 + 4)};
+  for (int i = 0; i < 5; i++) {
+    int64_t bytes = most_bytes(resident->plan, SPACE_DEVICE, moved[i]);
+    assert_int_equal(most_bytes(resident->plan, SPACE_HOST, moved[i]), 0);
+    assert_int_equal(most_bytes(hosted->plan, SPACE_HOST, moved[i]), bytes);
+    int64_t left = most_bytes(hosted->plan, SPACE_DEVICE, moved[i]);
+    if (left > units[i] + (1 << 20)) fail_msg("category %d: %lld bytes on the device", i, (long long)left);
+  }
+  schedule_free(resident);
+  schedule_free(hosted);
+  config_free(&c);
+  device_close(&dev);
+}
+
 /* ---- the checks themselves can fail ---- */
 
 /* True when asking for the buffer at its arena's moment ends the process, tried in a child. */
@@ -329,6 +388,7 @@ int main(void) {
       cmocka_unit_test(test_runs_keep_to_the_plan),
       cmocka_unit_test(test_modes_are_ordered),
       cmocka_unit_test(test_update_layer_holds_one_gradient),
+      cmocka_unit_test(test_offload_moves_to_the_host),
       cmocka_unit_test(test_use_after_death_panics),
       cmocka_unit_test(test_dead_buffers_are_poisoned),
       cmocka_unit_test(test_counter_sees_allocations),

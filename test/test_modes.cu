@@ -13,6 +13,39 @@ extern "C" {
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
+/* ---- copies that are late ---- */
+
+/* The CPU device makes an asynchronous copy at once. Here it is made when somebody waits for it, as late as a
+ * GPU may make it: what is read without waiting, or overwritten while it is being copied, shows. */
+static struct {
+  void *dst;
+  const void *src;
+  size_t bytes;
+} pending[64];
+static int pending_count;
+
+static void make_pending_copies(void) {
+  for (int i = 0; i < pending_count; i++) memcpy(pending[i].dst, pending[i].src, pending[i].bytes);
+  pending_count = 0;
+}
+
+extern "C" {
+void __wrap_device_copy_async(Device *, void *dst, const void *src, size_t bytes, CopyKind) {
+  CHECK(pending_count < (int)COUNT(pending), "more than %d copies that nobody waits for", pending_count);
+  pending[pending_count].dst = dst;
+  pending[pending_count].src = src;
+  pending[pending_count++].bytes = bytes;
+}
+void __wrap_device_operations_wait(Device *) {
+  make_pending_copies();
+}
+void __wrap_device_synchronize(Device *) {
+  make_pending_copies();
+}
+}
+
+/* ---- trainings ---- */
+
 /* What a training left: losses, gradient norms, and the bytes of weights, master copy and moments. */
 typedef struct Trained {
   double loss[2], norm[2];
@@ -38,8 +71,9 @@ static Trained train(Config c, RunShape shape) {
   for (a.step = 1; a.step <= 2; a.step++) {
     r.loss[a.step - 1] = model_forward_backward(&t.model, &t.step, &a);
     r.norm[a.step - 1] = gradient_norm(&t.model);
-    if (shape.update == UPDATE_STEP) optimizer_update(&t.model, a, 0);
+    if (shape.update == UPDATE_STEP) optimizer_update(&t.model, a, shape.A > 1 ? 0.5 : 0);
   }
+  device_synchronize(&t.dev);
   for (int64_t u = 0; u < t.config.L + 2; u++) {
     const BufferId ids[] = {s->weights[u], s->master[u],  s->moment1[u],
                             s->moment2[u], s->absmax1[u], s->absmax2[u]};
@@ -69,6 +103,8 @@ static const Recomputation recomputations[] = {
     {RECOMPUTE_LAYER, 3, 0}, {RECOMPUTE_LAYER, 1, 1}, {RECOMPUTE_LAYER, 2, KEEP_ALL}, {RECOMPUTE_LAYER, 3, 2},
 };
 static const UpdateMode updates[] = {UPDATE_STEP, UPDATE_LAYER};
+static const int64_t groups[] = {1, 2};
+enum { OFFLOADS = 32 }; /* combinations of the bits */
 
 /* The number formats: these change the numbers, and have a plain run each. */
 static const struct {
@@ -78,8 +114,9 @@ static const struct {
 } formats[] = {
     {DT_FP32, false, DT_FP32}, {DT_BF16, true, DT_FP32}, {DT_BF16, false, DT_BF16}, {DT_FP32, false, DT_U8}};
 
-static RunShape shape_of(int64_t B, int64_t T, size_t format, int64_t chunk) {
-  RunShape s = tiny_shape(1, B, T);
+static RunShape shape_of(int64_t A, int64_t B, int64_t T, size_t format, int64_t chunk) {
+  RunShape s = tiny_shape(A, B, T);
+  s.update_slice = 512; /* tensors of this model are up to four slices */
   s.recompute = RECOMPUTE_NONE;
   s.dtype = formats[format].dtype;
   s.master = formats[format].master;
@@ -88,37 +125,82 @@ static RunShape shape_of(int64_t B, int64_t T, size_t format, int64_t chunk) {
   return s;
 }
 
+/* Moves on to another offload; skips what does not go with the rest of the shape. */
+static unsigned next_offload(const RunShape *s, unsigned *turn) {
+  unsigned offload = *turn =
+      (*turn + 5) % OFFLOADS; /* 5 has no divisor in common with 32: all have their turn */
+  if (s->recompute != RECOMPUTE_LAYER) offload &= ~(unsigned)(OFFLOAD_CHECKPOINTS | OFFLOAD_ATTENTION);
+  if (s->update == UPDATE_LAYER) offload &= ~(unsigned)OFFLOAD_GRADIENTS;
+  return offload;
+}
+
+/* All modes that are to agree to the bit with the first of them: head groups sum a product in other pieces.
+ */
+static void modes_agree(bool tied, bool qk_norm, RunShape shape, unsigned *turn, const char *what) {
+  Trained plain = {};
+  for (size_t i = 0; i < COUNT(recomputations) * COUNT(updates) * 2; i++) {
+    const Recomputation *r = &recomputations[i / COUNT(updates) / 2];
+    shape.recompute = r->recompute;
+    shape.checkpoint_every = r->every;
+    shape.keep_attention = r->keep_attention;
+    shape.update = updates[i / 2 % COUNT(updates)];
+    shape.offload = plain.bytes ? next_offload(&shape, turn) : 0;
+    if (shape.attn_groups > 1 && r->recompute != RECOMPUTE_LAYER) continue;
+    Trained found = train(tiny_config(tied, qk_norm), shape);
+    char mode[160];
+    snprintf(mode, sizeof mode, "%s: recompute %d, every %lld, keep %lld, update %d, offload %u", what,
+             r->recompute, (long long)r->every, (long long)r->keep_attention, shape.update, shape.offload);
+    if (!plain.bytes) {
+      plain = found;
+      continue;
+    }
+    assert_same(&found, &plain, mode);
+    free(found.bytes);
+  }
+  free(plain.bytes);
+}
+
+/* Pairs of everything: each format and each number of groups meets each chunk and both kinds of head. */
 static void test_all_modes(void **state) {
   (void)state;
   static const int64_t chunks[] = {CHUNK_WHOLE, 7};
+  unsigned turn = 0;
   for (size_t f = 0; f < COUNT(formats); f++)
     for (size_t k = 0; k < COUNT(chunks); k++)
-      for (int tied = 0; tied < 2; tied++) {
-        RunShape shape = shape_of(2, 17, f, chunks[k]);
-        bool qk_norm = (f + k) % 2;
-        Trained plain = train(tiny_config(tied, qk_norm), shape);
-        for (size_t i = 0; i < COUNT(recomputations) * COUNT(updates); i++) {
-          const Recomputation *r = &recomputations[i / COUNT(updates)];
-          shape.recompute = r->recompute;
-          shape.checkpoint_every = r->every;
-          shape.keep_attention = r->keep_attention;
-          shape.update = updates[i % COUNT(updates)];
-          Trained found = train(tiny_config(tied, qk_norm), shape);
-          char what[160];
-          snprintf(what, sizeof what,
-                   "format %zu, chunk %lld, tied %d: recompute %d, every %lld, keep %lld, update %d", f,
-                   (long long)chunks[k], tied, r->recompute, (long long)r->every,
-                   (long long)r->keep_attention, shape.update);
-          assert_same(&found, &plain, what);
-          free(found.bytes);
-        }
-        free(plain.bytes);
+      for (size_t g = 0; g < COUNT(groups); g++) {
+        bool tied = (f + k + g) % 2, qk_norm = (f / 2 + k) % 2;
+        char what[80];
+        snprintf(what, sizeof what, "format %zu, chunk %lld, tied %d, groups %lld", f, (long long)chunks[k],
+                 tied, (long long)groups[g]);
+        RunShape shape = shape_of(1, 2, 17, f, chunks[k]);
+        shape.attn_groups = groups[g];
+        modes_agree(tied, qk_norm, shape, &turn, what);
       }
+}
+
+/* Gradients gathered on the host over micro-batches, and clipped by their norm, are the device's. */
+static void test_accumulation_on_the_host(void **state) {
+  (void)state;
+  for (int tied = 0; tied < 2; tied++) {
+    RunShape shape = shape_of(3, 2, 17, 0, 7);
+    Trained plain = train(tiny_config(tied, false), shape);
+    for (unsigned offload = 1; offload < OFFLOADS; offload++) {
+      shape.recompute = RECOMPUTE_LAYER;
+      shape.checkpoint_every = 1 + offload % 3;
+      shape.keep_attention = 2;
+      shape.offload = offload;
+      Trained found = train(tiny_config(tied, false), shape);
+      assert_same(&found, &plain, "accumulation");
+      free(found.bytes);
+    }
+    free(plain.bytes);
+  }
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_all_modes),
+      cmocka_unit_test(test_accumulation_on_the_host),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -113,6 +113,24 @@ static void a_stopped_run_is_the_same(void **state) {
   }
 }
 
+/* What is held on the host is no other run: it goes on from a state, and saves the same. */
+static void a_resumed_run_may_offload(void **state) {
+  (void)state;
+#define FORMAT TINY "--dtype bf16 --master fp32 --moments 8bit --grad-accum 2 --steps 6 --keep-attention 1 "
+  expect(0, "saved", FORMAT "--out @/resident");
+  expect(0, "saved", FORMAT "--out @/hosted --stop-after 2");
+  expect(0, "resumed with another --offload",
+         FORMAT "--out @/hosted --stop-after 4 --resume --offload "
+                "checkpoints,attention,optimizer,gradients,weights");
+  expect(0, "resumed after step 4", FORMAT "--out @/hosted --resume");
+  assert_same_run("resident", "hosted", 6);
+  expect(0, "saved", FORMAT "--out @/all --offload optimizer,gradients");
+  assert_same_run("resident", "all", 6);
+  expect(0, "saved", TINY "--steps 4 --update layer --clip 0 --out @/layers");
+  expect(0, "saved", TINY "--steps 4 --update layer --clip 0 --out @/weights --offload weights,optimizer");
+  assert_same_run("layers", "weights", 4);
+}
+
 static void resume_without_a_state_starts(void **state) {
   (void)state;
   expect(0, "starts at step 1", TINY "--steps 2 --out @/run --resume");
@@ -444,13 +462,21 @@ static void validation_data_change(void **state) {
 int main(void) {
 #define RESUME_TEST(name) cmocka_unit_test_setup_teardown(name, setup, program_teardown)
   const struct CMUnitTest tests[] = {
-      RESUME_TEST(a_stopped_run_is_the_same),       RESUME_TEST(resume_without_a_state_starts),
-      RESUME_TEST(another_run_is_refused),          RESUME_TEST(a_named_state_goes_on_elsewhere),
-      RESUME_TEST(a_named_state_spares_other_runs), RESUME_TEST(a_damaged_state_is_refused),
-      RESUME_TEST(a_good_state_outlives_a_bad_one), RESUME_TEST(a_preempted_job_goes_on),
-      RESUME_TEST(a_signal_saves_and_ends),         RESUME_TEST(usr1_saves_and_goes_on),
-      RESUME_TEST(a_second_signal_ends_at_once),    RESUME_TEST(bad_numbers_stop_the_run),
-      RESUME_TEST(a_full_disk_loses_nothing),       RESUME_TEST(bad_data_late),
+      RESUME_TEST(a_stopped_run_is_the_same),
+      RESUME_TEST(a_resumed_run_may_offload),
+      RESUME_TEST(resume_without_a_state_starts),
+      RESUME_TEST(another_run_is_refused),
+      RESUME_TEST(a_named_state_goes_on_elsewhere),
+      RESUME_TEST(a_named_state_spares_other_runs),
+      RESUME_TEST(a_damaged_state_is_refused),
+      RESUME_TEST(a_good_state_outlives_a_bad_one),
+      RESUME_TEST(a_preempted_job_goes_on),
+      RESUME_TEST(a_signal_saves_and_ends),
+      RESUME_TEST(usr1_saves_and_goes_on),
+      RESUME_TEST(a_second_signal_ends_at_once),
+      RESUME_TEST(bad_numbers_stop_the_run),
+      RESUME_TEST(a_full_disk_loses_nothing),
+      RESUME_TEST(bad_data_late),
       RESUME_TEST(validation_data_change),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -157,6 +157,66 @@ static void test_tied_and_qk_norm(void **state) {
   all_modes_and_chunks(3, 64, true, true);
 }
 
+/* Attention in head groups: the values of all heads together, to rounding, for any number of groups; among
+ * themselves what is kept and what is made again changes no bit. */
+static void test_head_groups(void **state) {
+  (void)state;
+  static const int64_t sizes[][3] = {{1, 65, 7}, {3, 40, 64}, {2, 33, CHUNK_WHOLE}, {1, 1, 1}, {1, 600, 128}};
+  for (size_t i = 0; i < COUNT(sizes); i++) {
+    Config c[6];
+    for (int k = 0; k < 6; k++) {
+      c[k] = tiny_config(i % 2, i % 2);
+      c[k].NH = 8;
+      c[k].NKV = 4;
+    }
+    RunShape shape = shape_of(tiny_shape(1, sizes[i][0], sizes[i][1]), &modes[2], sizes[i][2]);
+    Result whole = result_of(c[0], shape);
+    for (int64_t groups = 2, k = 1; groups <= 4; groups += 2) {
+      shape.attn_groups = groups;
+      Result plain = result_of(c[k++], shape_of(shape, &modes[2], sizes[i][2]));
+      assert_close(&plain, &whole, "head groups");
+      int64_t mode = 3 + (int64_t)i;
+      Result other = result_of(c[k++], shape_of(shape, &modes[mode], sizes[i][2]));
+      assert_same(&other, &plain, "modes of head groups");
+      free(plain.gradient);
+      free(other.gradient);
+    }
+    config_free(&c[5]);
+    free(whole.gradient);
+  }
+}
+
+/* The automatic number of groups: one where there is room, else as few as fit, else all. */
+static void test_automatic_groups(void **state) {
+  (void)state;
+  Device dev;
+  Error e = {};
+  assert_true(device_open(&dev, "cpu", 0, &e));
+  Config c = {};
+  assert_true(config_preset(&c, "llama3-8b"));
+  RunShape shape = shape_of(tiny_shape(1, 1, 1 << 18), &modes[2], CHUNK_AUTO);
+  shape.dtype = shape.moments = DT_BF16;
+  int64_t bytes[3], groups[] = {1, 4, 8};
+  for (int i = 0; i < 3; i++) {
+    shape.attn_groups = groups[i];
+    Schedule *s = schedule_new(&c, &shape, &dev);
+    bytes[i] = plan_bytes(s->plan, SPACE_DEVICE);
+    assert_true(i == 0 || bytes[i] < bytes[i - 1]);
+    schedule_free(s);
+  }
+  const int64_t bounds[] = {0, bytes[0], bytes[0] - 1, bytes[1], bytes[2], 1},
+                expected[] = {1, 1, 2, 4, 8, 8};
+  shape.attn_groups = GROUPS_AUTO;
+  for (int i = 0; i < 6; i++) {
+    shape.most_bytes = bounds[i];
+    Schedule *s = schedule_new(&c, &shape, &dev);
+    assert_int_equal(s->shape.attn_groups, expected[i]);
+    schedule_free(s);
+  }
+  config_free(&c);
+  device_close(&dev);
+}
+
 /* The automatic chunk is one of the exact ones. */
 static void test_automatic_chunks(void **state) {
   (void)state;
@@ -236,6 +296,8 @@ int main(void) {
       cmocka_unit_test(test_one_sequence),
       cmocka_unit_test(test_three_sequences),
       cmocka_unit_test(test_tied_and_qk_norm),
+      cmocka_unit_test(test_head_groups),
+      cmocka_unit_test(test_automatic_groups),
       cmocka_unit_test(test_automatic_chunks),
       cmocka_unit_test(test_accumulation),
       cmocka_unit_test(test_masked_batches),

@@ -13,6 +13,7 @@
 #define DOUBLE(field) .type = FLAG_DOUBLE, .offset = FIELD(double, field)
 #define BOOL(field)   .type = FLAG_BOOL, .offset = FIELD(bool, field)
 #define CHOICE(field) .type = FLAG_CHOICE, .offset = FIELD(int, field)
+#define SET(field)    .type = FLAG_SET, .offset = FIELD(int, field)
 
 /* What a value may be. */
 #define RANGE(from, to)      .min = (from), .max = (to)

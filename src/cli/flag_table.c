@@ -59,6 +59,33 @@ static void choice_word(const char *choices, int i, char *text, size_t size) {
   snprintf(text, size, "%.*s", (int)strcspn(choices, "|"), choices);
 }
 
+/* The bits of a comma list of the choices, or -1. */
+static int choice_set(const char *choices, const char *list) {
+  int bits = 0;
+  if (strcmp(list, "none") == 0) return 0;
+  for (const char *c = list;; c++) {
+    char word[64];
+    size_t length = strcspn(c, ",");
+    if (length >= sizeof word) return -1;
+    snprintf(word, sizeof word, "%.*s", (int)length, c);
+    int i = choice_index(choices, word);
+    if (i < 0) return -1;
+    bits |= 1 << i;
+    c += length;
+    if (!*c) return bits;
+  }
+}
+
+/* Writes the list that stands for the bits. */
+static void set_words(const char *choices, int bits, char *text, size_t size) {
+  size_t at = (size_t)snprintf(text, size, "%s", bits ? "" : "none");
+  for (int i = 0; i < choice_count(choices) && at < size; i++) {
+    char word[64];
+    choice_word(choices, i, word, sizeof word);
+    if (bits >> i & 1) at += (size_t)snprintf(text + at, size - at, "%s%s", at ? "," : "", word);
+  }
+}
+
 /* The factor that a suffix of a whole number stands for, or 0. */
 static int64_t suffix_factor(const char *suffix) {
   static const struct {
@@ -110,6 +137,7 @@ static bool parse_value(void *o, const Flag *f, const char *text) {
   case FLAG_INT: return parse_int(f, text, field);
   case FLAG_DOUBLE: return parse_double(f, text, field);
   case FLAG_CHOICE: return (*(int *)field = choice_index(f->choices, text)) >= 0;
+  case FLAG_SET: return (*(int *)field = choice_set(f->choices, text)) >= 0;
   case FLAG_BOOL: return false;
   case FLAG_OPTIONAL:
   case FLAG_HELP: *(const char **)field = text; return true;
@@ -143,8 +171,12 @@ void flag_allowed(const Flag *f, char *text, size_t size) {
   case FLAG_OPTIONAL: snprintf(text, size, "a path, or nothing"); break;
   case FLAG_HELP: snprintf(text, size, "the name of a flag, or nothing"); break;
   case FLAG_STRING:
-  case FLAG_CHOICE: {
-    size_t at = (size_t)snprintf(text, size, f->choices ? "one of " : "text that is not empty");
+  case FLAG_CHOICE:
+  case FLAG_SET: {
+    size_t at = (size_t)snprintf(text, size, "%s",
+                                 f->type == FLAG_SET ? "none, or some of these separated by commas: "
+                                 : f->choices        ? "one of "
+                                                     : "text that is not empty");
     for (const char *c = f->choices ? f->choices : ""; *c && at + 3 < size; c++) {
       if (*c == '|') text[at++] = ',';
       text[at++] = *c == '|' ? ' ' : *c;
@@ -259,6 +291,7 @@ void flag_value_text(const void *o, const Flag *f, char *text, size_t size) {
   }
   case FLAG_DOUBLE: double_text(*(const double *)value, text); break;
   case FLAG_CHOICE: choice_word(f->choices, *(const int *)value, text, size); break;
+  case FLAG_SET: set_words(f->choices, *(const int *)value, text, size); break;
   case FLAG_BOOL: break;
   }
 }

@@ -19,6 +19,7 @@ typedef enum FlagType {
   FLAG_DOUBLE,   /* double, finite */
   FLAG_BOOL,     /* bool: true when the flag is there; takes no value */
   FLAG_CHOICE,   /* int: index of the value in `choices` */
+  FLAG_SET,      /* int: bit i stands for word i of `choices`; "none", or words separated by commas */
   FLAG_OPTIONAL, /* const char *; NULL = not given, "" = without a value */
   FLAG_HELP,     /* the same; the next argument, if there is one, names a flag */
 } FlagType;

@@ -76,6 +76,12 @@ static const Flag flags[] = {
      OR_WORD("all", KEEP_ALL)},
     {GROUP_MEMORY, "checkpoint-every", INT(checkpoint_every), "1", "N",
      "keep the input of every Nth layer only", RANGE(1, MAX_COUNT)},
+    {GROUP_MEMORY, "attn-groups", INT(attn_groups), "auto", "N|auto",
+     "attention in N groups of key/value heads, one at a time; auto = as few as fit", RANGE(1, MAX_COUNT),
+     OR_WORD("auto", GROUPS_AUTO)},
+    {GROUP_MEMORY, "offload", SET(offload), "none", "LIST",
+     "what host memory holds, to be streamed through: none, or a comma list",
+     .choices = "checkpoints|attention|optimizer|gradients|weights"},
     {GROUP_MEMORY, "update", CHOICE(update), "step", NULL,
      "update after the whole backward, or each layer at once (no clipping)", .choices = "step|layer"},
     {GROUP_MEMORY, "plan", BOOL(plan), "", NULL, "print the memory plan of these flags, do not run"},
@@ -219,6 +225,7 @@ void flags_json(FILE *out, const Options *o, int indent) {
     case FLAG_BOOL: fputs(*(const bool *)value ? "true" : "false", out); break;
     case FLAG_INT:
     case FLAG_CHOICE:
+    case FLAG_SET:
       flag_value_text(o, f, text, sizeof text);
       if (f->type == FLAG_INT && !(f->word && strcmp(text, f->word) == 0))
         fputs(text, out);

@@ -76,7 +76,8 @@ static bool check_training(const Options *o, Error *e) {
 /* Updating a layer at once leaves out what needs the whole gradient. */
 static bool check_update(const Options *o, Error *e) {
   static const char *const whole = "each layer is updated before the whole gradient is there";
-  static const char *const step = "or choose --update step";
+  static const char *const step =
+      "or choose --update step (and --offload gradients, to have them on the host)";
   if (o->update == UPDATE_STEP) return true;
   if (o->clip > 0)
     return error_usage(e,
@@ -93,6 +94,9 @@ static bool check_update(const Options *o, Error *e) {
                        "--skip-bad-steps: found it with --update layer, where %s: such a step cannot be "
                        "left out.\nLeave --skip-bad-steps out, %s.",
                        whole, step);
+  if (o->offload & OFFLOAD_GRADIENTS)
+    return error_usage(e, "--offload: found gradients with --update layer, which gathers none.\n"
+                          "Leave gradients out of --offload, or choose --update step.");
   if (o->dump_grads)
     return error_usage(e, "--dump-grads: found it with --update layer, which holds one layer's gradient at a "
                           "time.\nLeave --update layer out: the gradients are the same.");
@@ -108,6 +112,23 @@ static bool check_memory(const Options *o, Error *e) {
                        (long long)o->checkpoint_every, needs_layer);
   if (o->keep_attention != 0 && o->recompute != RECOMPUTE_LAYER)
     return error_usage(e, "--keep-attention: found it with --recompute none or mlp, %s", needs_layer);
+  if (o->attn_groups > 1 && o->recompute != RECOMPUTE_LAYER)
+    return error_usage(
+        e,
+        "--attn-groups: found %lld with --recompute none or mlp, expected --recompute layer: the "
+        "other modes keep\nall heads' queries, keys and values. Choose --recompute layer, or leave "
+        "the flag out.",
+        (long long)o->attn_groups);
+  if (o->offload & (OFFLOAD_CHECKPOINTS | OFFLOAD_ATTENTION) && o->recompute != RECOMPUTE_LAYER)
+    return error_usage(
+        e, "--offload: found checkpoints or attention with --recompute none or mlp, expected --recompute "
+           "layer: the other "
+           "modes keep more\nthan is held on the host. Choose --recompute layer, or leave the flag "
+           "out.");
+  if (o->offload & OFFLOAD_ATTENTION && !o->keep_attention)
+    return error_usage(e,
+                       "--offload: found attention without --keep-attention, so that there is none to hold.\n"
+                       "Give --keep-attention N or all, or leave attention out.");
   if (o->json && !o->plan)
     return error_usage(e, "--json: found no --plan, the only thing that is printed as JSON.\n"
                           "Add --plan, or leave --json out.");

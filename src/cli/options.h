@@ -59,6 +59,8 @@ typedef struct Options {
   int recompute;            /* a Recompute */
   int64_t keep_attention;   /* layers whose attention output is kept; KEEP_ALL */
   int64_t checkpoint_every; /* layers a kept layer input */
+  int64_t attn_groups;      /* groups of key/value heads that take turns; GROUPS_AUTO */
+  int offload;              /* OFFLOAD_ bits */
   int update;               /* an UpdateMode */
   bool plan;                /* print the memory plan, do not run */
   bool json;                /* print it as JSON */

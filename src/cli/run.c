@@ -117,7 +117,8 @@ static void prepare_attention(Run *r, const RunShape *shape) {
 }
 
 static const AttentionMethod *layer_attention(const Run *r, const RunShape *shape, int64_t l, Error *e) {
-  AttentionShape a = schedule_attention(&r->config, l, shape->B, shape->T);
+  int64_t groups = shape->attn_groups == GROUPS_AUTO ? 1 : shape->attn_groups;
+  AttentionShape a = schedule_attention(&r->config, l, shape->B, shape->T, groups);
   return attention_choose(&r->dev, shape->dtype, &a, e);
 }
 
@@ -129,6 +130,21 @@ static bool check_attention(const Run *r, const RunShape *shape, Error *e) {
   return true;
 }
 
+/* The schedule, after the attention of its shape was prepared: in groups only where there is no room for all
+ * heads at a time. */
+static bool open_schedule(Run *r, RunShape shape, Error *e) {
+  prepare_attention(r, &shape);
+  if (!check_attention(r, &shape, e)) return false;
+  r->schedule = schedule_new(&r->config, &shape, &r->dev);
+  int64_t groups = r->schedule->shape.attn_groups;
+  if (shape.attn_groups != GROUPS_AUTO || groups == 1) return true;
+  schedule_free(r->schedule);
+  shape.attn_groups = groups;
+  prepare_attention(r, &shape);
+  r->schedule = schedule_new(&r->config, &shape, &r->dev);
+  return true;
+}
+
 bool run_open(Run *r, Error *e) {
   const Options *o = &r->o;
   r->lock = r->log.json = -1;
@@ -137,9 +153,9 @@ bool run_open(Run *r, Error *e) {
   if (o->dump_grads && !file_check_target(o->dump_grads, e)) return error_prefix(e, "--dump-grads ");
   if (!setup_config(&r->config, o, e) || !device_open(&r->dev, o->device, (int)o->threads, e)) return false;
   RunShape shape = setup_shape(o);
-  prepare_attention(r, &shape);
-  if (!check_attention(r, &shape, e)) return false;
-  r->schedule = schedule_new(&r->config, &shape, &r->dev);
+  /* a plan is the same on every machine, a run heeds what is there */
+  if (!o->plan) shape.most_bytes = (int64_t)device_free_bytes(&r->dev);
+  if (!open_schedule(r, shape, e)) return false;
   if (o->plan) return true;
   if (!check_out(r, e) || !open_saved_state(r, e) || !open_weights(r, e) || !open_data(r, e)) return false;
   r->roof = matmul_measure_rate(&r->dev, shape.dtype, 0.03);
@@ -189,9 +205,10 @@ static bool write_run_json(const Run *r, int argc, char **argv, Error *e) {
       (long long)c->NKV, (long long)c->HS, (long long)c->FF, (long long)c->V);
   fprintf(f,
           "},\n  \"data_tokens\": %lld,\n  \"resumed_from_step\": %lld,\n  \"mlp_rows\": %lld,\n  "
-          "\"head_rows\": %lld,\n  \"options\": ",
+          "\"head_rows\": %lld,\n  \"attn_groups\": %lld,\n  \"options\": ",
           (long long)(r->train ? dataloader_tokens(r->train) : 0), (long long)run_first(r),
-          (long long)schedule_mlp_rows(r->schedule), (long long)schedule_head_rows(r->schedule));
+          (long long)schedule_mlp_rows(r->schedule), (long long)schedule_head_rows(r->schedule),
+          (long long)r->schedule->shape.attn_groups);
   flags_json(f, &r->o, 2);
   fputs("\n}\n", f);
   CHECK(fclose(f) == 0, "out of memory for run.json");
@@ -281,6 +298,8 @@ void run_print_plan(const Run *r) {
   printf("# mini-sequences: MLP %lld rows, LM head %lld rows, of %lld\n",
          (long long)schedule_mlp_rows(r->schedule), (long long)schedule_head_rows(r->schedule),
          (long long)schedule_rows(r->schedule));
+  if (schedule_grouped(r->schedule))
+    printf("# attention in %lld groups of heads\n", (long long)r->schedule->shape.attn_groups);
 }
 
 /* Who computes the attention: layers may differ in their window, and then in that. */

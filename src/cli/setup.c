@@ -91,6 +91,12 @@ static bool check_total(const Config *c, const Options *o, Error *e) {
       (long long)o->batch, (long long)o->seq_len, bytes, most);
 }
 
+static bool check_groups(const Config *c, const Options *o, Error *e) {
+  if (o->attn_groups == GROUPS_AUTO || c->NKV % o->attn_groups == 0) return true;
+  return error_usage(e, "--attn-groups: found %lld, expected a divisor of the model's %lld key/value heads.",
+                     (long long)o->attn_groups, (long long)c->NKV);
+}
+
 bool setup_config(Config *c, const Options *o, Error *e) {
   *c = (Config){0};
   if (setup_is_folder(o)) {
@@ -104,7 +110,7 @@ bool setup_config(Config *c, const Options *o, Error *e) {
                        "--rope-factor: found %g for a model whose rope is not scaled, which has no factor.\n"
                        "Give --rope-scaling linear, llama3 or yarn with it, or leave --rope-factor out.",
                        o->rope_factor);
-  if (!config_check(c, e) || !check_total(c, o, e)) return false;
+  if (!config_check(c, e) || !check_total(c, o, e) || !check_groups(c, o, e)) return false;
   if (o->seq_len > c->max_T)
     fprintf(
         stderr,
@@ -126,6 +132,8 @@ RunShape setup_shape(const Options *o) {
       .keep_attention = o->keep_attention,
       .checkpoint_every = o->checkpoint_every,
       .update = (UpdateMode)o->update,
+      .attn_groups = o->attn_groups,
+      .offload = (unsigned)o->offload,
       .mlp_chunk = o->mlp_chunk,
       .head_chunk = o->head_chunk,
       .training = !o->eval_only,

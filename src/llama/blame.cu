@@ -14,7 +14,7 @@ static bool all_finite(Model *m, const void *x, DType dt, int64_t n) {
 
 typedef void *(*TensorOf)(const Model *m, int64_t unit, const ParamSpec *spec);
 static void *gradient_of(const Model *m, int64_t unit, const ParamSpec *spec) {
-  return model_gradient(m, unit, spec);
+  return model_step_gradient(m, unit, spec);
 }
 
 /* The Hugging Face name of the first tensor of a unit that is not finite; backwards: the last one. */
@@ -77,6 +77,7 @@ static bool blame_layer(Model *m, int64_t l, int64_t B, int64_t T, int64_t a, ch
   parts[2].at.out = whole->at.out;
   parts[3].at.mlp = whole->at.mlp;
   for (const auto &part : parts) {
+    if (part.result == NO_BUFFER) continue; /* q, k and v of head groups are never whole */
     LayerPass pass = {part.at, *buf};
     layer_forward(m, l, &pass, B, T);
     if (all_finite(m, arena_get(&m->arena, part.result), m->schedule->shape.dtype, B * T * part.width))

@@ -55,11 +55,22 @@ static HfTensor of_kind(const HfTensor *weight, TensorKind kind) {
   return t;
 }
 
+/* True when tensors of that kind are in host memory. */
+static bool kind_on_host(const Model *m, TensorKind kind, int64_t unit) {
+  const Schedule *s = m->schedule;
+  bool gathered = s->host_gradients[unit] != NO_BUFFER;
+  const BufferId ids[KINDS] = {s->weights[unit], gathered ? s->host_gradients[unit] : s->gradients[unit],
+                               s->moment1[unit], s->moment2[unit],
+                               s->absmax1[unit], s->absmax2[unit],
+                               s->master[unit]};
+  return plan_buffer_space(s->plan, ids[kind]) == SPACE_HOST;
+}
+
 static void *kind_data(const Model *m, TensorKind kind, const HfTensor *t) {
   char *tensor = NULL;
   switch (kind) {
   case WEIGHT: tensor = (char *)model_weight(m, t->unit, t->spec); break;
-  case GRADIENT: tensor = (char *)model_gradient(m, t->unit, t->spec); break;
+  case GRADIENT: tensor = (char *)model_step_gradient(m, t->unit, t->spec); break;
   case MOMENT1: tensor = (char *)model_moment1(m, t->unit, t->spec); break;
   case MOMENT2: tensor = (char *)model_moment2(m, t->unit, t->spec); break;
   case ABSMAX1: return model_absmax1(m, t->unit, t->slice);
@@ -150,13 +161,21 @@ static bool load_tensor(Model *m, const HfTensor *t, void *context, Error *e) {
   int64_t first = t->slice->row * t->spec->cols, n = t->slice->rows * t->spec->cols;
   char *weight = (char *)model_weight(m, t->unit, t->spec) + (size_t)first * dtype_size(dt);
   float *master = model_master(m, t->unit, t->spec);
-  for (int64_t at = 0; at < n; at += STAGING_ELEMENTS) {
-    int64_t part = staging_part(n - at);
+  /* weights that stay on the host are converted in the second half of the device's staging */
+  const int64_t most = STAGING_ELEMENTS / 2;
+  bool on_host = kind_on_host(m, WEIGHT, t->unit);
+  for (int64_t at = 0; at < n; at += most) {
+    int64_t part = n - at < most ? n - at : most;
     const char *from = (const char *)found->data + (size_t)at * dtype_size(found->dtype);
     safetensors_to_fp32(host, from, found->dtype, part);
     device_copy(m->dev, staged, host, (size_t)part * sizeof(float), COPY_TO_DEVICE);
-    convert(m->dev, weight + (size_t)at * dtype_size(dt), dt, staged, DT_FP32, part);
-    if (master) convert(m->dev, master + first + at, DT_FP32, staged, DT_FP32, part);
+    char *here = weight + (size_t)at * dtype_size(dt);
+    convert(m->dev, on_host ? (void *)(staged + most) : here, dt, staged, DT_FP32, part);
+    if (on_host) device_copy(m->dev, here, staged + most, (size_t)part * dtype_size(dt), COPY_FROM_DEVICE);
+    if (master && kind_on_host(m, MASTER, t->unit))
+      memcpy(master + first + at, host, (size_t)part * sizeof(float));
+    else if (master)
+      convert(m->dev, master + first + at, DT_FP32, staged, DT_FP32, part);
   }
   return true;
 }
@@ -198,6 +217,7 @@ bool hf_model_check(const Config *c, const SafeTensors *set, Error *e) {
 bool hf_model_load(Model *m, const SafeTensors *set, Error *e) {
   if (!hf_model_check(m->config, set, e)) return false;
   arena_enter(&m->arena, m->schedule->load);
+  for (int i = 0; i < SLOTS; i++) m->layer_in_slot[i] = NO_LAYER;
   return visit_tensors(m, load_tensor, (void *)set, e);
 }
 
@@ -229,6 +249,7 @@ static bool write_tensor(Model *m, const HfTensor *weight, void *context, Error 
   const char *data = (const char *)kind_data(m, s->kind, &t);
   void *host = arena_get(&m->arena, m->schedule->host_staging);
   size_t bytes = tensor_bytes(m, &t, s->kind);
+  if (kind_on_host(m, s->kind, t.unit)) return safetensors_writer_write(s->writer, data, bytes, e);
   for (size_t at = 0; at < bytes; at += staging_bytes) {
     size_t part = bytes - at < staging_bytes ? bytes - at : staging_bytes;
     device_copy(m->dev, host, data + at, part, COPY_FROM_DEVICE);
@@ -244,6 +265,7 @@ static bool finish_file(SafeTensorsWriter *w, bool ok, uint64_t *hash, Error *e)
 }
 
 bool hf_model_save(Model *m, const char *path, uint64_t *hash, Error *e) {
+  device_synchronize(m->dev); /* what is on the host has arrived there */
   arena_enter(&m->arena, m->schedule->load);
   Saving s = {safetensors_writer_new(path), WEIGHT};
   visit_tensors(m, declare_tensor, &s, e);
@@ -254,6 +276,7 @@ bool hf_model_save(Model *m, const char *path, uint64_t *hash, Error *e) {
 /* ---- the optimizer ---- */
 
 bool hf_model_save_optimizer(Model *m, const char *path, uint64_t *hash, Error *e) {
+  device_synchronize(m->dev);
   arena_enter(&m->arena, m->schedule->load);
   SafeTensorsWriter *w = safetensors_writer_new(path);
   for (int k = MOMENT1; k < KINDS; k++) {
@@ -286,12 +309,16 @@ static bool load_exact_tensor(Model *m, const HfTensor *weight, void *context, E
   char *data = (char *)kind_data(m, loading->kind, &t);
   void *host = arena_get(&m->arena, m->schedule->host_staging);
   size_t bytes = tensor_bytes(m, &t, loading->kind);
+  loading->count++;
+  if (kind_on_host(m, loading->kind, t.unit)) {
+    memcpy(data, found->data, bytes);
+    return true;
+  }
   for (size_t at = 0; at < bytes; at += staging_bytes) {
     size_t part = bytes - at < staging_bytes ? bytes - at : staging_bytes;
     memcpy(host, (const char *)found->data + at, part);
     device_copy(m->dev, data + at, host, part, COPY_TO_DEVICE);
   }
-  loading->count++;
   return true;
 }
 
@@ -322,6 +349,7 @@ static bool write_ids(Model *m, SafeTensorsWriter *w, const int32_t *ids, int64_
 }
 
 bool hf_model_dump_gradients(Model *m, const char *path, double loss, const StepBatch *step, Error *e) {
+  device_synchronize(m->dev);
   arena_enter(&m->arena, m->schedule->load);
   Saving s = {safetensors_writer_new(path), GRADIENT};
   int64_t one = 1, ids[2] = {step->A * step->B, step->T}, n = ids[0] * ids[1];

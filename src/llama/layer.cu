@@ -1,9 +1,9 @@
 #include "llama/layer.h"
 
-#include "llama/optimizer.h" /* defines: optimizer_update_unit */
-#include "ops/adamw.h"       /* defines: sum_of_squares */
-#include "ops/attention.h"
-#include "ops/qk_prepare.h"
+#include "llama/layer_groups.h" /* defines: grouped_attention_forward, grouped_*_backward */
+#include "llama/optimizer.h"    /* defines: optimizer_update_unit */
+#include "memory/offload.h"
+#include "ops/adamw.h" /* defines: sum_of_squares */
 
 #include <math.h>
 
@@ -11,8 +11,45 @@ static float *gradient_of(const Model *m, int64_t unit, const ParamSpec *spec, b
   return wanted ? model_gradient(m, unit, spec) : NULL;
 }
 
+/* The slot that the layer's weights are in, or are being fetched to; SLOTS: none. */
+static int slot_of(const Model *m, int64_t layer) {
+  int slot = 0;
+  while (slot < SLOTS && m->layer_in_slot[slot] != layer) slot++;
+  return slot;
+}
+
+static void fetch_weights(Model *m, int64_t layer, int slot) {
+  const Schedule *s = m->schedule;
+  m->layer_in_slot[slot] = layer;
+  offload_fetch(m->dev, arena_get(&m->arena, s->weight_slots[slot]), arena_get(&m->arena, s->weights[layer]),
+                (size_t)plan_buffer_bytes(s->plan, s->weights[layer]));
+}
+
+/* Makes sure that the layer's weights are on the device. Returns their slot. */
+static int need_weights(Model *m, int64_t layer) {
+  int slot = slot_of(m, layer);
+  if (slot == SLOTS) {
+    fetch_weights(m, layer, slot = 0);
+    offload_wait(m->dev);
+  }
+  return slot;
+}
+
+void weights_prefetch(Model *m, int64_t now, int64_t next) {
+  if (m->schedule->weight_slots[0] == NO_BUFFER) return;
+  int slot = need_weights(m, now);
+  if (next != NO_LAYER && slot_of(m, next) == SLOTS) fetch_weights(m, next, 1 - slot);
+}
+
+/* A layer's tensor on the device. */
+static void *weight_of(const Model *m, int64_t unit, const ParamSpec *spec) {
+  const Schedule *s = m->schedule;
+  if (s->weight_slots[0] == NO_BUFFER || !spec->rows) return model_weight(m, unit, spec);
+  return mst_row(arena_get(&m->arena, s->weight_slots[slot_of(m, unit)]), 1, spec->offset, s->shape.dtype);
+}
+
 static Norm norm_of(const Model *m, int64_t unit, const ParamSpec *spec, bool gradients) {
-  return Norm{model_weight(m, unit, spec), gradient_of(m, unit, spec, gradients), (float)m->config->norm_eps};
+  return Norm{weight_of(m, unit, spec), gradient_of(m, unit, spec, gradients), (float)m->config->norm_eps};
 }
 
 static Linear linear_of(const Model *m, int64_t unit, const ParamSpec *weight, const ParamSpec *bias,
@@ -20,10 +57,10 @@ static Linear linear_of(const Model *m, int64_t unit, const ParamSpec *weight, c
   Linear l = {};
   l.in = weight->cols;
   l.out = weight->rows;
-  l.weight = model_weight(m, unit, weight);
+  l.weight = weight_of(m, unit, weight);
   l.dweight = gradient_of(m, unit, weight, gradients);
   if (bias->rows) {
-    l.bias = model_weight(m, unit, bias);
+    l.bias = weight_of(m, unit, bias);
     l.dbias = gradient_of(m, unit, bias, gradients);
   }
   return l;
@@ -33,12 +70,13 @@ LayerWeights weights_acquire(Model *m, int64_t layer, bool gradients) {
   const ParamSpec *p = m->params.layer;
   const Config *c = m->config;
   LayerWeights w = {};
+  if (m->schedule->weight_slots[0] != NO_BUFFER) need_weights(m, layer);
   w.norm1 = norm_of(m, layer, &p[P_NORM1], gradients);
   w.qkv = linear_of(m, layer, &p[P_QKV], &p[P_QKV_BIAS], gradients);
   w.o = linear_of(m, layer, &p[P_O], &p[P_O_BIAS], gradients);
   if (c->qk_norm) {
-    w.q_norm = model_weight(m, layer, &p[P_Q_NORM]);
-    w.k_norm = model_weight(m, layer, &p[P_K_NORM]);
+    w.q_norm = weight_of(m, layer, &p[P_Q_NORM]);
+    w.k_norm = weight_of(m, layer, &p[P_K_NORM]);
     w.dq_norm = gradient_of(m, layer, &p[P_Q_NORM], gradients);
     w.dk_norm = gradient_of(m, layer, &p[P_K_NORM], gradients);
   }
@@ -51,7 +89,7 @@ LayerWeights weights_acquire(Model *m, int64_t layer, bool gradients) {
   return w;
 }
 
-/* All weights are resident in this version: nothing to give back. */
+/* Slots are given back by whoever needs one: the layer before last makes room. */
 void weights_release(Model *m, int64_t layer) {
   CHECK(layer < m->config->L, "release of layer %lld", (long long)layer);
 }
@@ -75,7 +113,7 @@ bool gradients_ready(Model *m, int64_t unit) {
   return true;
 }
 
-static QkPrepare qk_prepare_of(const Model *m, const LayerWeights *w) {
+QkPrepare layer_qk_prepare(const Model *m, const LayerWeights *w) {
   const Config *c = m->config;
   QkPrepare p = {};
   p.NH = c->NH;
@@ -92,30 +130,30 @@ static QkPrepare qk_prepare_of(const Model *m, const LayerWeights *w) {
   return p;
 }
 
-/* The NH + 2 NKV heads of a row as the attention takes them. */
-typedef struct QkvHeads {
-  Heads q, k, v;
-} QkvHeads;
-
-/* qk: the prepared queries and keys when they are not in qkv itself, else NULL. */
-static QkvHeads qkv_heads(const Config *c, DType dt, void *qkv, void *qk) {
-  AttentionStrides ld = schedule_attention_strides(c);
-  int64_t ld_qkv = ld.v, ld_qk = qk ? ld.q : ld.v;
+QkvHeads qkv_heads(int64_t NH, int64_t NKV, int64_t HS, DType dt, void *qkv, void *qk) {
+  int64_t ld_qkv = (NH + 2 * NKV) * HS, ld_qk = qk ? (NH + NKV) * HS : ld_qkv;
   char *prepared = (char *)(qk ? qk : qkv);
   size_t e = dtype_size(dt);
   return QkvHeads{{prepared, ld_qk},
-                  {prepared + (size_t)(c->NH * c->HS) * e, ld_qk},
-                  {(char *)qkv + (size_t)((c->NH + c->NKV) * c->HS) * e, ld_qkv}};
+                  {prepared + (size_t)(NH * HS) * e, ld_qk},
+                  {(char *)qkv + (size_t)((NH + NKV) * HS) * e, ld_qkv}};
 }
 
 static QkvHeads qkv_heads_of(Model *m, const LayerBuffers *buf) {
   void *qk = buf->qk == NO_BUFFER ? NULL : arena_get(&m->arena, buf->qk);
-  return qkv_heads(m->config, m->schedule->shape.dtype, arena_get(&m->arena, buf->qkv), qk);
+  const Config *c = m->config;
+  return qkv_heads(c->NH, c->NKV, c->HS, m->schedule->shape.dtype, arena_get(&m->arena, buf->qkv), qk);
 }
 
 static MlpInside mlp_inside_of(Model *m, int64_t l, const LayerBuffers *buf) {
   return MlpInside{m->schedule->keep[l].mlp, arena_get(&m->arena, buf->mlp_n),
                    arena_get(&m->arena, buf->mlp_gu), arena_get(&m->arena, buf->mlp_h)};
+}
+
+/* Begins the copy of a buffer of `bytes` to its place on the host, if it has one. */
+static void store_to_host(Model *m, BufferId host, BufferId device, int64_t bytes) {
+  if (host == NO_BUFFER) return;
+  offload_store(m->dev, arena_get(&m->arena, host), arena_get(&m->arena, device), (size_t)bytes);
 }
 
 void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_t T) {
@@ -127,22 +165,34 @@ void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_
   DType dt = m->schedule->shape.dtype;
   int64_t N = B * T;
   LayerWeights w = weights_acquire(m, l, false);
+  int64_t e = (int64_t)dtype_size(dt);
 
+  if (schedule_pass_begin(at) != SKIPPED) {
+    arena_enter(a, schedule_pass_begin(at));
+    store_to_host(m, buf->host_x, buf->x, N * c->C * e);
+  }
   if (at->qkv != SKIPPED) {
     arena_enter(a, at->qkv);
     void *n1 = arena_get(a, buf->n1), *qkv = arena_get(a, buf->qkv);
     rmsnorm_forward(dev, dt, n1, arena_get(a, buf->x), w.norm1.w, N, c->C, w.norm1.eps);
     linear_forward(dev, dt, &w.qkv, qkv, n1, N, false);
     QkvHeads h = qkv_heads_of(m, buf);
-    QkPrepare prepare = qk_prepare_of(m, &w);
+    QkPrepare prepare = layer_qk_prepare(m, &w);
     qk_prepare_forward(dev, dt, h.q.data, h.q.ld, qkv, h.v.ld, &prepare, N);
   }
-  if (at->attention != SKIPPED) {
+  if (at->attention != SKIPPED && schedule_grouped(m->schedule)) {
+    arena_enter(a, at->attention);
+    grouped_attention_forward(m, l, buf, &w, B, T);
+  } else if (at->attention != SKIPPED) {
     arena_enter(a, at->attention);
     QkvHeads h = qkv_heads_of(m, buf);
-    AttentionShape shape = schedule_attention(c, l, B, T);
+    AttentionShape shape = schedule_attention(c, l, B, T, 1);
     attention_forward(dev, dt, arena_get(a, buf->o), (float *)arena_get(a, buf->lse), h.q, h.k, h.v, &shape,
                       arena_get(a, m->schedule->attention_workspace));
+  }
+  if (at->attention != SKIPPED) {
+    store_to_host(m, buf->host_o, buf->o, N * c->NH * c->HS * e);
+    store_to_host(m, buf->host_lse, buf->lse, N * c->NH * (int64_t)sizeof(float));
   }
   if (at->out != SKIPPED) {
     arena_enter(a, at->out);
@@ -156,43 +206,71 @@ void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_
     mlp_forward(dev, dt, &w.mlp, arena_get(a, buf->x_out), arena_get(a, buf->x_mid), N,
                 schedule_mlp_rows(m->schedule), &inside);
   }
+  if (buf->host_x != NO_BUFFER || buf->host_o != NO_BUFFER) offload_wait(dev);
   weights_release(m, l);
 }
 
-void layer_backward(Model *m, int64_t l) {
+static void qkv_backward(Model *m, int64_t l, const LayerWeights *w) {
   const Config *c = m->config;
+  const Schedule *s = m->schedule;
+  const LayerBuffers *buf = &s->again[l].buf;
+  const Arena *a = &m->arena;
+  Device *dev = m->dev;
+  DType dt = s->shape.dtype;
+  int64_t N = schedule_rows(s), ld = (c->NH + 2 * c->NKV) * c->HS;
+  void *dx = arena_get(a, s->dx), *d_qkv = arena_get(a, s->d_qkv);
+  void *x = arena_get(a, buf->x), *n1 = arena_get(a, buf->n1);
+  QkPrepare prepare = layer_qk_prepare(m, w);
+  qk_prepare_backward(dev, dt, d_qkv, c->qk_norm ? arena_get(a, buf->qkv) : NULL, ld, &prepare, N);
+  if (!s->keep[l].norm1) rmsnorm_forward(dev, dt, n1, x, w->norm1.w, N, c->C, w->norm1.eps);
+  linear_backward_weight(dev, dt, &w->qkv, d_qkv, n1, N);
+  linear_backward_input(dev, dt, &w->qkv, n1, d_qkv, N); /* the norm's output is done with: its gradient */
+  rmsnorm_backward(dev, dt, dx, w->norm1.dw, n1, x, w->norm1.w, N, c->C, w->norm1.eps, true);
+}
+
+static void attention_heads_backward(Model *m, int64_t l) {
+  const Config *c = m->config;
+  const Schedule *s = m->schedule;
+  const LayerBuffers *buf = &s->again[l].buf;
+  const Arena *a = &m->arena;
+  DType dt = s->shape.dtype;
+  QkvHeads h = qkv_heads_of(m, buf);
+  QkvHeads d = qkv_heads(c->NH, c->NKV, c->HS, dt, arena_get(a, s->d_qkv), NULL);
+  AttentionShape shape = schedule_attention(c, l, s->shape.B, s->shape.T, 1);
+  attention_backward(m->dev, dt, d.q, d.k, d.v, arena_get(a, s->d_o), arena_get(a, buf->o),
+                     (const float *)arena_get(a, buf->lse), h.q, h.k, h.v, &shape,
+                     arena_get(a, s->attention_workspace));
+}
+
+void layer_backward(Model *m, int64_t l) {
   const Schedule *s = m->schedule;
   const BackwardMoments *at = &s->backward[l];
   const LayerBuffers *buf = &s->again[l].buf;
+  bool grouped = schedule_grouped(s);
   Arena *a = &m->arena;
   Device *dev = m->dev;
   DType dt = s->shape.dtype;
-  int64_t B = s->shape.B, T = s->shape.T, N = B * T;
+  int64_t N = schedule_rows(s);
 
   arena_enter(a, at->mlp);
   LayerWeights w = weights_acquire(m, l, true);
-  MlpInside inside = mlp_inside_of(m, l, buf);
-  mlp_backward(dev, dt, &w.mlp, arena_get(a, s->dx), arena_get(a, buf->x_mid), N, schedule_mlp_rows(s),
-               &inside);
+  if (grouped) {
+    grouped_mlp_backward(m, l, &w);
+  } else {
+    MlpInside inside = mlp_inside_of(m, l, buf);
+    mlp_backward(dev, dt, &w.mlp, arena_get(a, s->dx), arena_get(a, buf->x_mid), N, schedule_mlp_rows(s),
+                 &inside);
+  }
 
   arena_enter(a, at->out);
-  void *dx = arena_get(a, s->dx), *d_o = arena_get(a, s->d_o);
+  void *dx = arena_get(a, s->dx);
   linear_backward_weight(dev, dt, &w.o, dx, arena_get(a, buf->o), N);
-  linear_backward_input(dev, dt, &w.o, d_o, dx, N);
+  if (!grouped) linear_backward_input(dev, dt, &w.o, arena_get(a, s->d_o), dx, N);
 
   arena_enter(a, at->attention);
-  QkvHeads h = qkv_heads_of(m, buf), d = qkv_heads(c, dt, arena_get(a, s->d_qkv), NULL);
-  AttentionShape shape = schedule_attention(c, l, B, T);
-  attention_backward(dev, dt, d.q, d.k, d.v, d_o, arena_get(a, buf->o), (const float *)arena_get(a, buf->lse),
-                     h.q, h.k, h.v, &shape, arena_get(a, s->attention_workspace));
+  grouped ? grouped_attention_backward(m, l, &w) : attention_heads_backward(m, l);
 
   arena_enter(a, at->qkv);
-  void *d_qkv = arena_get(a, s->d_qkv), *x = arena_get(a, buf->x), *n1 = arena_get(a, buf->n1);
-  QkPrepare prepare = qk_prepare_of(m, &w);
-  qk_prepare_backward(dev, dt, d_qkv, c->qk_norm ? arena_get(a, buf->qkv) : NULL, h.v.ld, &prepare, N);
-  if (!s->keep[l].norm1) rmsnorm_forward(dev, dt, n1, x, w.norm1.w, N, c->C, w.norm1.eps);
-  linear_backward_weight(dev, dt, &w.qkv, d_qkv, n1, N);
-  linear_backward_input(dev, dt, &w.qkv, n1, d_qkv, N); /* the norm's output is done with: its gradient */
-  rmsnorm_backward(dev, dt, dx, w.norm1.dw, n1, x, w.norm1.w, N, c->C, w.norm1.eps, true);
+  grouped ? grouped_qkv_backward(m, l, &w) : qkv_backward(m, l, &w);
   weights_release(m, l);
 }

@@ -4,6 +4,8 @@
 
 #include "llama/model.h"
 #include "mst_chunk.cuh" /* defines: Norm, Mlp */
+#include "ops/attention.h"
+#include "ops/qk_prepare.h"
 
 /* The weights of a layer as the code that computes with them sees them. */
 typedef struct LayerWeights {
@@ -17,12 +19,25 @@ typedef struct LayerWeights {
 /* Every use of a layer's weights is between these two: what streams weights in from elsewhere hooks in here.
  * gradients: for a backward, with the weights' gradients, which have to live at the arena's moment. */
 LayerWeights weights_acquire(Model *m, int64_t layer, bool gradients);
+/* Says that the weights of layer `now` are used next, and after them those of `next` (NO_LAYER: none), which
+ * are fetched meanwhile when they are on the host. What is used without this is fetched while one waits. */
+void weights_prefetch(Model *m, int64_t now, int64_t next);
 void weights_release(Model *m, int64_t layer);
 
 /* A unit's gradient is complete for this optimizer step (all micro-batches). Its part of the global norm is
  * taken now, and with UPDATE_LAYER the unit is updated. False: the gradient is not finite, the unit was not
  * updated and the step stops here; m->stopped_at is the unit. */
 bool gradients_ready(Model *m, int64_t unit);
+
+/* The stage between projection and attention, of all heads. */
+QkPrepare layer_qk_prepare(const Model *m, const LayerWeights *w);
+
+/* The NH + 2 NKV heads of a row as the attention takes them. */
+typedef struct QkvHeads {
+  Heads q, k, v;
+} QkvHeads;
+/* qk: the prepared queries and keys when they are not in qkv itself, else NULL. */
+QkvHeads qkv_heads(int64_t NH, int64_t NKV, int64_t HS, DType dt, void *qkv, void *qk);
 
 /* The forward of layer l in the buffers and at the moments of `pass`; parts that it skips are not done. */
 void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_t T);

@@ -4,8 +4,18 @@
 #include <string.h>
 
 #include "llama/layer.h" /* defines: layer_forward, layer_backward, gradients_ready, and mst_chunk.cuh's */
+#include "memory/offload.h"
 #include "ops/convert.h"
 #include "ops/embedding.h"
+
+static void fill_zero(Model *m, BufferId id) {
+  const Plan *plan = m->schedule->plan;
+  size_t bytes = (size_t)plan_buffer_bytes(plan, id);
+  if (plan_buffer_space(plan, id) == SPACE_HOST)
+    memset(arena_get(&m->arena, id), 0, bytes);
+  else
+    device_fill(m->dev, arena_get(&m->arena, id), 0, bytes);
+}
 
 bool model_open(Model *m, const Config *c, const Schedule *s, Device *dev, bool poison, Error *e) {
   *m = Model{};
@@ -13,6 +23,7 @@ bool model_open(Model *m, const Config *c, const Schedule *s, Device *dev, bool 
   m->schedule = s;
   m->dev = dev;
   m->stopped_at = NOT_STOPPED;
+  for (int i = 0; i < SLOTS; i++) m->layer_in_slot[i] = NO_LAYER;
   params_table(&m->params, c);
   if (!arena_open(&m->arena, s->plan, dev, poison, e)) return false;
   arena_enter(&m->arena, s->load);
@@ -26,8 +37,7 @@ bool model_open(Model *m, const Config *c, const Schedule *s, Device *dev, bool 
   for (int64_t u = 0; u < params_units(&m->params) && s->shape.training; u++) {
     BufferId moments[] = {s->moment1[u], s->moment2[u], s->absmax1[u], s->absmax2[u]};
     for (BufferId id : moments)
-      if (id != NO_BUFFER)
-        device_fill(dev, arena_get(&m->arena, id), 0, (size_t)plan_buffer_bytes(s->plan, id));
+      if (id != NO_BUFFER) fill_zero(m, id);
   }
   return true;
 }
@@ -48,6 +58,10 @@ void *model_weight(const Model *m, int64_t unit, const ParamSpec *spec) {
 }
 float *model_gradient(const Model *m, int64_t unit, const ParamSpec *spec) {
   return (float *)unit_element(m, m->schedule->gradients[unit], spec, DT_FP32);
+}
+float *model_step_gradient(const Model *m, int64_t unit, const ParamSpec *spec) {
+  BufferId host = m->schedule->host_gradients[unit];
+  return host == NO_BUFFER ? model_gradient(m, unit, spec) : (float *)unit_element(m, host, spec, DT_FP32);
 }
 float *model_master(const Model *m, int64_t unit, const ParamSpec *spec) {
   return (float *)unit_element(m, m->schedule->master[unit], spec, DT_FP32);
@@ -70,24 +84,45 @@ float *model_absmax2(const Model *m, int64_t unit, const HfSlice *slice) {
   return slice_scales(m, m->schedule->absmax2[unit], slice);
 }
 
-static void init_tensor(Model *m, void *p, DType dt, const ParamSpec *spec, uint64_t seed, int64_t id) {
-  int64_t n = spec->rows * spec->cols;
+static void init_part(Model *m, void *p, DType dt, const ParamSpec *spec, uint64_t seed, int64_t id,
+                      int64_t first, int64_t n) {
   if (spec->init == INIT_NORMAL)
-    fill_normal(m->dev, p, dt, (float)spec->std, seed, id, 0, n);
+    fill_normal(m->dev, p, dt, (float)spec->std, seed, id, first, n);
   else
     fill_constant(m->dev, p, dt, spec->init == INIT_ONE ? 1.0f : 0.0f, n);
 }
 
+/* What is on the host is made on the device, in pieces. */
+static void init_tensor(Model *m, BufferId buffer, DType dt, const ParamSpec *spec, uint64_t seed,
+                        int64_t id) {
+  const Schedule *s = m->schedule;
+  int64_t n = spec->rows * spec->cols;
+  char *tensor = (char *)unit_element(m, buffer, spec, dt);
+  if (plan_buffer_space(s->plan, buffer) == SPACE_DEVICE) {
+    init_part(m, tensor, dt, spec, seed, id, 0, n);
+    return;
+  }
+  void *staged = arena_get(&m->arena, s->staging);
+  for (int64_t at = 0; at < n; at += STAGING_ELEMENTS) {
+    int64_t part = n - at < STAGING_ELEMENTS ? n - at : (int64_t)STAGING_ELEMENTS;
+    init_part(m, staged, dt, spec, seed, id, at, part);
+    device_copy(m->dev, tensor + (size_t)at * dtype_size(dt), staged, (size_t)part * dtype_size(dt),
+                COPY_FROM_DEVICE);
+  }
+}
+
 void model_init(Model *m, uint64_t seed) {
+  const Schedule *s = m->schedule;
+  for (int i = 0; i < SLOTS; i++) m->layer_in_slot[i] = NO_LAYER;
+  arena_enter(&m->arena, s->load);
   for (int64_t u = 0; u < params_units(&m->params); u++) {
     int count;
     const ParamSpec *specs = params_of_unit(&m->params, u, &count);
     for (int i = 0; i < count; i++) {
       if (!specs[i].rows) continue;
       int64_t id = params_id(u, i);
-      init_tensor(m, model_weight(m, u, &specs[i]), m->schedule->shape.dtype, &specs[i], seed, id);
-      float *master = model_master(m, u, &specs[i]);
-      if (master) init_tensor(m, master, DT_FP32, &specs[i], seed, id);
+      init_tensor(m, s->weights[u], s->shape.dtype, &specs[i], seed, id);
+      if (s->master[u] != NO_BUFFER) init_tensor(m, s->master[u], DT_FP32, &specs[i], seed, id);
     }
   }
 }
@@ -153,7 +188,11 @@ static void *forward(Model *m, const int32_t *tokens, const int32_t *targets, co
   const Schedule *s = m->schedule;
   int64_t L = m->config->L;
   model_embed(m, tokens, targets, positions, B, T);
-  for (int64_t l = 0; l < L; l++) layer_forward(m, l, &s->forward[l], B, T);
+  for (int64_t l = 0; l < L; l++) {
+    offload_wait(m->dev);
+    weights_prefetch(m, l, l + 1 < L ? l + 1 : (int64_t)NO_LAYER);
+    layer_forward(m, l, &s->forward[l], B, T);
+  }
   arena_enter(&m->arena, s->head);
   return arena_get(&m->arena, s->forward[L - 1].buf.x_out);
 }
@@ -169,27 +208,73 @@ static double sum_losses(Model *m, int64_t rows) {
   return sum;
 }
 
-/* A unit's gradient begins to live: it is zero before the first micro-batch adds to it. */
-static void gradients_begin(Model *m, int64_t unit) {
-  BufferId id = m->schedule->gradients[unit];
-  device_fill(m->dev, arena_get(&m->arena, id), 0, (size_t)plan_buffer_bytes(m->schedule->plan, id));
+/* A unit's gradient begins to live in a micro-batch: zero in the first one, else what the ones before added
+ * up. */
+static void gradients_begin(Model *m, int64_t unit, bool first_micro_batch) {
+  const Schedule *s = m->schedule;
+  BufferId id = s->gradients[unit], host = s->host_gradients[unit];
+  if (first_micro_batch) {
+    fill_zero(m, id);
+  } else if (host != NO_BUFFER) {
+    offload_fetch(m->dev, arena_get(&m->arena, id), arena_get(&m->arena, host),
+                  (size_t)plan_buffer_bytes(s->plan, id));
+    offload_wait(m->dev);
+  }
+}
+
+/* The micro-batch has added its part. False: the step stops, see gradients_ready. */
+static bool gradients_end(Model *m, int64_t unit, bool last_micro_batch) {
+  const Schedule *s = m->schedule;
+  BufferId id = s->gradients[unit], host = s->host_gradients[unit];
+  if (last_micro_batch && !gradients_ready(m, unit)) return false;
+  if (host != NO_BUFFER) {
+    offload_store(m->dev, arena_get(&m->arena, host), arena_get(&m->arena, id),
+                  (size_t)plan_buffer_bytes(s->plan, id));
+    offload_wait(m->dev); /* the next unit's gradient takes its place */
+  }
+  return true;
+}
+
+/* Begins to fetch what a visit of the backward phase needs from the host. now: the layer that is computed
+ * meanwhile. */
+static void fetch_for_visit(Model *m, int64_t visit, int64_t now) {
+  const Schedule *s = m->schedule;
+  bool over = visit == s->visit_count;
+  weights_prefetch(m, now, over ? (int64_t)NO_LAYER : s->visits[visit].layer);
+  if (over) return;
+  const Visit *v = &s->visits[visit];
+  for (int i = 0; i < v->fetches; i++)
+    offload_fetch(m->dev, arena_get(&m->arena, v->device[i]), arena_get(&m->arena, v->host[i]),
+                  (size_t)plan_buffer_bytes(s->plan, v->device[i]));
+}
+
+/* The visit has what it needs; the next one's is fetched while it computes. */
+static void begin_visit(Model *m, int64_t visit) {
+  const Visit *v = &m->schedule->visits[visit];
+  offload_wait(m->dev);
+  arena_enter(&m->arena, v->begin);
+  fetch_for_visit(m, visit + 1, v->layer);
 }
 
 /* The layers from last to first; what a layer or a segment did not keep is made again before its backward.
  * first, last: of the step's micro-batches. False: the step stops, see gradients_ready. */
 static bool backward_layers(Model *m, bool first_micro_batch, bool last_micro_batch) {
   const Schedule *s = m->schedule;
-  int64_t L = m->config->L, B = s->shape.B, T = s->shape.T;
+  int64_t L = m->config->L, B = s->shape.B, T = s->shape.T, visit = 0;
   for (int64_t l = L - 1; l >= 0; l--) {
     bool last_of_segment = s->rerun[l].at.out == SKIPPED;
     int64_t first = l;
     while (last_of_segment && first > 0 && s->rerun[first - 1].at.out != SKIPPED) first--;
-    for (int64_t i = first; i < l; i++) layer_forward(m, i, &s->rerun[i], B, T);
+    for (int64_t i = first; i < l; i++) {
+      begin_visit(m, visit++);
+      layer_forward(m, i, &s->rerun[i], B, T);
+    }
+    begin_visit(m, visit++);
     layer_forward(m, l, &s->again[l], B, T);
     arena_enter(&m->arena, s->backward[l].mlp);
-    if (first_micro_batch) gradients_begin(m, l);
+    gradients_begin(m, l, first_micro_batch);
     layer_backward(m, l);
-    if (last_micro_batch && !gradients_ready(m, l)) return false;
+    if (!gradients_end(m, l, last_micro_batch)) return false;
   }
   return true;
 }
@@ -203,8 +288,9 @@ static double micro_batch(Model *m, const StepBatch *step, int64_t a) {
   float scale = step->valid_targets ? (float)(1.0 / (double)step->valid_targets) : 0.0f;
 
   void *x = forward(m, step->tokens + at, step->targets + at, step->positions + at, B, T);
-  if (first) gradients_begin(m, final);
-  if (first && tied) gradients_begin(m, embedding);
+  fetch_for_visit(m, 0, m->config->L - 1);
+  gradients_begin(m, final, first);
+  if (tied) gradients_begin(m, embedding, first);
   LmHead head = lm_head(m);
   HeadInside inside = head_inside(m);
   head_forward_backward(m->dev, s->shape.dtype, &head, (float *)arena_get(arena, s->losses), x,
@@ -212,14 +298,14 @@ static double micro_batch(Model *m, const StepBatch *step, int64_t a) {
                         &inside);
   double sum = sum_losses(m, N);
   if (s->shape.update == UPDATE_LAYER && !isfinite(sum)) return sum;
-  if (last && !gradients_ready(m, final)) return sum;
+  if (!gradients_end(m, final, last)) return sum;
   if (!backward_layers(m, first, last)) return sum;
 
   arena_enter(arena, s->embedding_backward);
-  if (first && !tied) gradients_begin(m, embedding);
+  if (!tied) gradients_begin(m, embedding, first);
   embedding_backward(m->dev, s->shape.dtype, model_gradient(m, embedding, &m->params.embedding[P_EMBEDDING]),
                      arena_get(arena, s->dx), (const int32_t *)arena_get(arena, s->tokens), N, m->config->C);
-  if (last && gradients_ready(m, embedding)) arena_enter(arena, s->update);
+  if (gradients_end(m, embedding, last) && last) arena_enter(arena, s->update);
   return sum;
 }
 

@@ -19,13 +19,14 @@ typedef struct Model {
   Device *dev;
   ParamTable params;
   Arena arena;
-  float attention_scale;   /* factor of rope's cos and sin */
-  double gradient_squares; /* sum over the units that gradients_ready() was called for in this step */
-  const AdamW *update;     /* of the step at hand, with UPDATE_LAYER */
-  int64_t stopped_at;      /* unit whose gradient was not finite and ended the step, or NOT_STOPPED */
+  float attention_scale;        /* factor of rope's cos and sin */
+  double gradient_squares;      /* sum over the units that gradients_ready() was called for in this step */
+  const AdamW *update;          /* of the step at hand, with UPDATE_LAYER */
+  int64_t stopped_at;           /* unit whose gradient was not finite and ended the step, or NOT_STOPPED */
+  int64_t layer_in_slot[SLOTS]; /* whose weights are in which slot of the schedule; NO_LAYER */
 } Model;
 
-enum { NOT_STOPPED = -1 };
+enum { NOT_STOPPED = -1, NO_LAYER = -1 };
 
 /* Takes the memory that the schedule planned. config, schedule and dev outlive the model. poison: for tests,
  * see arena_open. Weights are not set yet: model_init or hf_model_load does that. */
@@ -64,10 +65,13 @@ void model_logits(Model *m, const int32_t *tokens, int64_t rows, int64_t n, floa
  * half included, recomputation not. */
 double model_step_flops(const Config *c, int64_t sequences, int64_t T);
 
-/* A tensor of the parameter table, [rows, cols] of spec, on the device. */
+/* A tensor of the parameter table, [rows, cols] of spec: on the device, or where the plan has its buffer. */
 void *model_weight(const Model *m, int64_t unit, const ParamSpec *spec);
-/* NULL when not training; with UPDATE_LAYER only between the unit's backward and its update. */
+/* NULL when not training; with UPDATE_LAYER only between the unit's backward and its update, and with
+ * OFFLOAD_GRADIENTS during its backward. */
 float *model_gradient(const Model *m, int64_t unit, const ParamSpec *spec);
+/* The whole step's gradient, for the update: on the host with OFFLOAD_GRADIENTS. */
+float *model_step_gradient(const Model *m, int64_t unit, const ParamSpec *spec);
 float *model_master(const Model *m, int64_t unit, const ParamSpec *spec); /* NULL without a master copy */
 void *model_moment1(const Model *m, int64_t unit, const ParamSpec *spec); /* NULL when not training */
 void *model_moment2(const Model *m, int64_t unit, const ParamSpec *spec);

@@ -5,6 +5,7 @@
 
 #include "dataloader.h"  /* defines: dataloader_prefetch_tokens */
 #include "mst_chunk.cuh" /* defines: mst_choose_rows */
+#include "llama/schedule_units.h"
 
 /* ---- moments ---- */
 
@@ -18,7 +19,6 @@ static ForwardMoments forward_moments(Plan *p, const char *pass, int64_t l, Forw
   return at;
 }
 
-static const ForwardMoments everything = {0, 0, 0, 0};
 static const ForwardMoments nothing = {SKIPPED, SKIPPED, SKIPPED, SKIPPED};
 
 /* First layer of the segment that layer l belongs to: its input is the segment's checkpoint. */
@@ -30,8 +30,14 @@ static bool is_checkpoint(const RunShape *r, int64_t l) {
   return segment_of(r, l) == l;
 }
 
+int schedule_pass_begin(const ForwardMoments *at) {
+  return at->qkv != SKIPPED ? at->qkv : at->attention != SKIPPED ? at->attention : at->out;
+}
+
 static void declare_moments(Schedule *s, int64_t L) {
   Plan *p = s->plan;
+  bool grouped = schedule_grouped(s);
+  ForwardMoments everything = {grouped ? SKIPPED : 0, 0, 0, 0}; /* projection and attention go by groups */
   const RunShape *r = &s->shape;
   s->load = plan_moment(p, "load and save");
   s->embedding_forward = plan_moment(p, "embedding forward");
@@ -52,7 +58,8 @@ static void declare_moments(Schedule *s, int64_t L) {
       s->rerun[i].at = forward_moments(p, "rerun", i, wanted);
     }
     const Keep *k = &s->keep[l];
-    ForwardMoments wanted = {k->qkv ? SKIPPED : 0, k->attention ? SKIPPED : 0, k->mid ? SKIPPED : 0, SKIPPED};
+    ForwardMoments wanted = {k->qkv || grouped ? SKIPPED : 0, k->attention ? SKIPPED : 0,
+                             k->mid || grouped ? SKIPPED : 0, SKIPPED};
     s->again[l].at = forward_moments(p, "again", l, wanted);
     s->backward[l].mlp = plan_moment(p, "backward mlp %lld", (long long)l);
     s->backward[l].out = plan_moment(p, "backward out %lld", (long long)l);
@@ -94,13 +101,23 @@ static BufferId activation(Schedule *s, PlanCategory category, int64_t bytes, co
 /* The buffers of layers that keep nothing: one set, used by all of them in turn. */
 static LayerBuffers shared_buffers(Schedule *s, const Config *c, const Sizes *z) {
   Plan *p = s->plan;
-  LayerBuffers b = {.x = NO_BUFFER, .x_out = NO_BUFFER, .qk = NO_BUFFER};
-  b.n1 = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z->stream, "norm1");
-  b.qkv = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z->qkv, "qkv");
-  if (c->qk_norm) b.qk = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z->qk, "qk");
+  LayerBuffers b = {.x = NO_BUFFER,
+                    .host_x = NO_BUFFER,
+                    .host_o = NO_BUFFER,
+                    .host_lse = NO_BUFFER,
+                    .x_out = NO_BUFFER,
+                    .n1 = NO_BUFFER,
+                    .qkv = NO_BUFFER,
+                    .qk = NO_BUFFER,
+                    .x_mid = NO_BUFFER};
+  if (!schedule_grouped(s)) {
+    b.n1 = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z->stream, "norm1");
+    b.qkv = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z->qkv, "qkv");
+    if (c->qk_norm) b.qk = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z->qk, "qk");
+    b.x_mid = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z->stream, "x mid");
+  }
   b.o = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z->o, "o");
   b.lse = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z->lse, "lse");
-  b.x_mid = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z->stream, "x mid");
   b.mlp_n = plan_buffer(p, SPACE_DEVICE, CAT_MLP, z->n, "mlp norm");
   b.mlp_gu = plan_buffer(p, SPACE_DEVICE, CAT_MLP, z->gu, "mlp gate up");
   b.mlp_h = plan_buffer(p, SPACE_DEVICE, CAT_MLP, z->h, "mlp hidden");
@@ -122,11 +139,20 @@ static void keep_buffers(Schedule *s, const Config *c, const Sizes *z, int64_t l
   if (k->mlp) b->mlp_h = activation(s, CAT_KEPT, N * c->FF * e, "mlp hidden", l);
 }
 
+/* What both directions of the attention in head groups use. */
+static void live_in_group_attention(Schedule *s, int moment) {
+  const GroupBuffers *g = &s->group;
+  const BufferId ids[] = {g->weights, g->n1, g->qkv, g->qk, g->o};
+  for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) plan_live(s->plan, ids[i], moment, moment);
+}
+
 /* A pass through the forward uses its buffers from where it makes them to where it is done with them. */
-static void live_in_pass(Plan *p, const LayerPass *pass, BufferId attention_workspace) {
+static void live_in_pass(Schedule *s, const LayerPass *pass) {
+  Plan *p = s->plan;
   const ForwardMoments *at = &pass->at;
   const LayerBuffers *b = &pass->buf;
-  int first = at->qkv != SKIPPED ? at->qkv : at->out; /* of the moments that read x */
+  int first = schedule_pass_begin(at);
+  if (first == SKIPPED) return;
   if (at->qkv != SKIPPED) {
     int last = at->attention != SKIPPED ? at->attention : at->qkv;
     plan_live(p, b->n1, at->qkv, at->qkv);
@@ -134,12 +160,15 @@ static void live_in_pass(Plan *p, const LayerPass *pass, BufferId attention_work
     plan_live(p, b->qk, at->qkv, last);
   }
   if (at->attention != SKIPPED) {
-    plan_live(p, attention_workspace, at->attention, at->attention);
+    plan_live(p, s->attention_workspace, at->attention, at->attention);
+    if (schedule_grouped(s)) live_in_group_attention(s, at->attention);
+    plan_live(p, b->x, first, at->attention);
     plan_live(p, b->o, at->attention, at->out != SKIPPED ? at->out : at->attention);
     plan_live(p, b->lse, at->attention, at->attention);
   }
   if (at->out != SKIPPED) {
     plan_live(p, b->x, first, at->out);
+    plan_live(p, b->o, at->attention != SKIPPED ? at->attention : at->out, at->out);
     plan_live(p, b->x_mid, at->out, at->mlp != SKIPPED ? at->mlp : at->out);
   }
   if (at->mlp != SKIPPED) {
@@ -150,6 +179,12 @@ static void live_in_pass(Plan *p, const LayerPass *pass, BufferId attention_work
   }
 }
 
+/* Where the visit of a layer's backward begins. */
+static int backward_begin(const Schedule *s, int64_t l) {
+  int again = schedule_pass_begin(&s->again[l].at);
+  return again != SKIPPED ? again : s->backward[l].mlp;
+}
+
 /* What the backward of layer l reads lives from where it is made (again, or in the forward when kept). */
 static void live_in_backward(Schedule *s, int64_t l, bool qk_norm) {
   Plan *p = s->plan;
@@ -157,25 +192,94 @@ static void live_in_backward(Schedule *s, int64_t l, bool qk_norm) {
   const ForwardMoments *f = &s->forward[l].at, *a = &s->again[l].at;
   const BackwardMoments *b = &s->backward[l];
   const LayerBuffers *buf = &s->again[l].buf;
-  int qkv_from = k->qkv ? f->qkv : a->qkv;
-  plan_live(p, buf->qkv, qkv_from, qk_norm ? b->qkv : b->attention); /* the norm's backward reads its input */
-  plan_live(p, buf->qk, qkv_from, b->attention);
-  plan_live(p, buf->o, k->attention ? f->attention : a->attention, b->attention);
-  plan_live(p, buf->lse, k->attention ? f->attention : a->attention, b->attention);
-  plan_live(p, buf->x_mid, k->mid ? f->out : a->out, b->mlp);
+  bool from_host = s->forward[l].buf.host_o != NO_BUFFER;
+  int attention_from = from_host ? backward_begin(s, l) : k->attention ? f->attention : a->attention;
+  if (schedule_grouped(s)) {
+    live_in_group_attention(s, b->attention);
+    plan_live(p, s->group.x_mid, b->mlp, b->mlp);
+    plan_live(p, s->group.d_o, b->attention, b->attention);
+    plan_live(p, s->group.d_qkv, b->attention, b->attention);
+    plan_live(p, s->group.d_kv, b->attention, b->qkv);
+    plan_live(p, s->group.n1, b->qkv, b->qkv);
+    plan_live(p, s->group.d_rows, b->qkv, b->qkv);
+    plan_live(p, buf->o, attention_from, b->qkv); /* the gradient of the queries takes its place */
+    plan_live(p, buf->x, k->attention ? b->mlp : a->attention, b->qkv);
+  } else {
+    int qkv_from = k->qkv ? f->qkv : a->qkv;
+    plan_live(p, buf->qkv, qkv_from,
+              qk_norm ? b->qkv : b->attention); /* the norm's backward reads its input */
+    plan_live(p, buf->qk, qkv_from, b->attention);
+    plan_live(p, buf->o, attention_from, b->attention);
+    plan_live(p, buf->x_mid, k->mid ? f->out : a->out, b->mlp);
+    plan_live(p, s->d_o, b->out, b->attention);
+    plan_live(p, s->d_qkv, b->attention, b->qkv);
+    plan_live(p, buf->n1, k->norm1 ? f->qkv : b->qkv, b->qkv);
+    plan_live(p, buf->x, schedule_pass_begin(a) != SKIPPED ? schedule_pass_begin(a) : b->qkv, b->qkv);
+  }
+  plan_live(p, buf->lse, attention_from, b->attention);
   plan_live(p, buf->mlp_n, k->mlp ? f->mlp : b->mlp, b->mlp);
   plan_live(p, buf->mlp_gu, k->mlp ? f->mlp : b->mlp, b->mlp);
   plan_live(p, buf->mlp_h, k->mlp ? f->mlp : b->mlp, b->mlp);
-  plan_live(p, s->d_o, b->out, b->attention);
   plan_live(p, s->attention_workspace, b->attention, b->attention);
-  plan_live(p, s->d_qkv, b->attention, b->qkv);
-  plan_live(p, buf->n1, k->norm1 ? f->qkv : b->qkv, b->qkv);
-  int x_from = a->qkv != SKIPPED ? a->qkv : a->out != SKIPPED ? a->out : b->qkv;
-  plan_live(p, buf->x, x_from, b->qkv);
+}
+
+/* ---- what streams out to the host and back ---- */
+
+static BufferId on_host(Schedule *s, PlanCategory category, int64_t bytes, const char *name, int64_t l) {
+  BufferId id = plan_buffer(s->plan, SPACE_HOST, category, bytes, "%s %lld", name, (long long)l);
+  plan_live(s->plan, id, schedule_pass_begin(&s->forward[l].at), s->backward[l].qkv);
+  return id;
+}
+
+/* The layer's kept attention is made in the shared buffers, and comes back into its own, and for a rerun into
+ * another one. Copies out are done by the end of the layer's forward. */
+static void offload_attention(Schedule *s, const Sizes *z, int64_t l, const LayerBuffers *shared) {
+  LayerBuffers *f = &s->forward[l].buf;
+  f->o = shared->o;
+  f->lse = shared->lse;
+  f->host_o = on_host(s, CAT_KEPT, z->o, "o", l);
+  f->host_lse = on_host(s, CAT_KEPT, z->lse, "lse", l);
+  plan_live(s->plan, f->o, s->forward[l].at.attention, s->forward[l].at.mlp);
+  plan_live(s->plan, f->lse, s->forward[l].at.attention, s->forward[l].at.mlp);
+  if (s->rerun[l].at.out != SKIPPED) s->rerun[l].buf.o = activation(s, CAT_KEPT, z->o, "rerun o", l);
+}
+
+static Visit *add_visit(Schedule *s, int64_t layer, int begin) {
+  Visit *v = &s->visits[s->visit_count++];
+  v->layer = layer;
+  v->begin = begin;
+  return v;
+}
+
+/* The device's buffer is written from the visit before on. */
+static void add_fetch(Schedule *s, Visit *v, BufferId device, BufferId host) {
+  CHECK(v->fetches < VISIT_FETCHES, "more than %d buffers to fetch", VISIT_FETCHES);
+  v->device[v->fetches] = device;
+  v->host[v->fetches++] = host;
+  plan_live(s->plan, device, v == s->visits ? s->head : v[-1].begin, v->begin);
+}
+
+static void declare_visits(Schedule *s, int64_t L) {
+  const RunShape *r = &s->shape;
+  for (int64_t l = L - 1; l >= 0 && r->training; l--) {
+    int64_t first = segment_of(r, l);
+    bool last_of_segment = l == L - 1 || is_checkpoint(r, l + 1);
+    for (int64_t i = last_of_segment ? first : l; i <= l; i++) {
+      const LayerBuffers *from = &s->forward[i].buf, *to = i < l ? &s->rerun[i].buf : &s->again[i].buf;
+      Visit *v = add_visit(s, i, i < l ? schedule_pass_begin(&s->rerun[i].at) : backward_begin(s, l));
+      if (i == first && last_of_segment && from->host_x != NO_BUFFER) {
+        add_fetch(s, v, to->x, from->host_x);
+        plan_live(s->plan, to->x, v->begin, s->backward[i].qkv);
+      }
+      if (from->host_o != NO_BUFFER) add_fetch(s, v, to->o, from->host_o);
+      if (from->host_o != NO_BUFFER && i == l) add_fetch(s, v, to->lse, from->host_lse);
+    }
+  }
 }
 
 static void declare_layers(Schedule *s, const Config *c) {
   Plan *p = s->plan;
+  const RunShape *r = &s->shape;
   Sizes z = sizes_of(c, s);
   LayerBuffers shared = shared_buffers(s, c, &z);
 
@@ -183,10 +287,10 @@ static void declare_layers(Schedule *s, const Config *c) {
   BufferId *first = calloc((size_t)c->L + 1, sizeof *first), *later = calloc((size_t)c->L + 1, sizeof *later);
   CHECK(first && later, "out of memory for the schedule");
   for (int64_t l = 0; l <= c->L; l++) {
-    bool held = s->shape.training && l < c->L && is_checkpoint(&s->shape, l);
-    first[l] = later[l] = activation(s, held ? CAT_CHECKPOINTS : CAT_ACTIVATIONS, z.stream, "x", l);
-    if (!held && l < c->L && s->shape.training)
-      later[l] = activation(s, CAT_ACTIVATIONS, z.stream, "rerun x", l);
+    bool held = r->training && l < c->L && is_checkpoint(r, l), out = r->offload & OFFLOAD_CHECKPOINTS;
+    first[l] = later[l] = activation(s, held && !out ? CAT_CHECKPOINTS : CAT_ACTIVATIONS, z.stream, "x", l);
+    if (held && out) later[l] = activation(s, CAT_CHECKPOINTS, z.stream, "x back", l);
+    if (!held && l < c->L && r->training) later[l] = activation(s, CAT_ACTIVATIONS, z.stream, "rerun x", l);
   }
   s->dx = first[c->L];
 
@@ -201,72 +305,35 @@ static void declare_layers(Schedule *s, const Config *c) {
     /* a middle that nobody keeps is made where the output goes: the MLP adds to it in place */
     if (!s->keep[l].mid) s->forward[l].buf.x_mid = first[l + 1];
     s->rerun[l].buf.x_mid = later[l + 1];
+    if (!r->training) continue;
+    if (is_checkpoint(r, l) && r->offload & OFFLOAD_CHECKPOINTS) {
+      s->forward[l].buf.host_x = on_host(s, CAT_CHECKPOINTS, z.stream, "x", l);
+      plan_live(p, first[l], s->forward[l].at.out, s->forward[l].at.mlp); /* until it is copied */
+    }
+    if (s->keep[l].attention && r->offload & OFFLOAD_ATTENTION) offload_attention(s, &z, l, &shared);
   }
 
   plan_live(p, first[0], s->embedding_forward, s->embedding_forward);
   for (int64_t l = 0; l < c->L; l++) {
-    live_in_pass(p, &s->forward[l], s->attention_workspace);
+    live_in_pass(s, &s->forward[l]);
     /* between the layers */
-    plan_live(p, first[l + 1], s->forward[l].at.mlp, l + 1 < c->L ? s->forward[l + 1].at.qkv : s->head);
+    plan_live(p, first[l + 1], s->forward[l].at.mlp,
+              l + 1 < c->L ? schedule_pass_begin(&s->forward[l + 1].at) : s->head);
   }
-  for (int64_t l = 0; l < c->L && s->shape.training; l++) {
+  for (int64_t l = 0; l < c->L && r->training; l++) {
     if (s->rerun[l].at.mlp != SKIPPED) {
-      live_in_pass(p, &s->rerun[l], s->attention_workspace);
+      live_in_pass(s, &s->rerun[l]);
       plan_live(p, later[l + 1], s->rerun[l].at.mlp, s->backward[l + 1].qkv);
     }
-    if (s->again[l].at.qkv != SKIPPED || s->again[l].at.out != SKIPPED)
-      live_in_pass(p, &s->again[l], s->attention_workspace);
+    live_in_pass(s, &s->again[l]);
     live_in_backward(s, l, c->qk_norm);
-    if (is_checkpoint(&s->shape, l))
+    if (is_checkpoint(r, l) && s->forward[l].buf.host_x == NO_BUFFER)
       plan_live(p, first[l], l ? s->forward[l - 1].at.mlp : s->embedding_forward, s->backward[l].qkv);
   }
-  if (s->shape.training) plan_live(p, s->dx, s->forward[c->L - 1].at.mlp, s->embedding_backward);
+  if (r->training) plan_live(p, s->dx, s->forward[c->L - 1].at.mlp, s->embedding_backward);
+  declare_visits(s, c->L);
   free(first);
   free(later);
-}
-
-/* With UPDATE_LAYER a gradient lives from its unit's backward to its unit's update. That of a tied embedding
- * is the head's as well, and waits for the embedding's backward. */
-static void live_gradient(Schedule *s, const Config *c, const ParamTable *t, int64_t u) {
-  if (s->shape.update == UPDATE_STEP) {
-    plan_live_always(s->plan, s->gradients[u]);
-    return;
-  }
-  int embedding_from = c->tied ? s->head : s->embedding_backward;
-  int from = u < c->L ? s->backward[u].mlp : u == params_embedding_unit(t) ? embedding_from : s->head;
-  plan_live(s->plan, s->gradients[u], from, s->update_of[u]);
-}
-
-static void declare_units(Schedule *s, const Config *c) {
-  const RunShape *r = &s->shape;
-  ParamTable t;
-  params_table(&t, c);
-  for (int64_t u = 0; u < params_units(&t); u++) {
-    int64_t n = params_unit_elements(&t, u), blocks = params_unit_blocks(&t, u);
-    struct {
-      BufferId *id;
-      bool wanted;
-      PlanCategory category;
-      int64_t elements;
-      DType dtype;
-    } kinds[] = {
-        {&s->weights[u], true, CAT_WEIGHTS, n, r->dtype},
-        {&s->master[u], r->training && r->master, CAT_MASTER, n, DT_FP32},
-        {&s->gradients[u], r->training, CAT_GRADIENTS, n, DT_FP32},
-        {&s->moment1[u], r->training, CAT_MOMENTS, n, r->moments},
-        {&s->moment2[u], r->training, CAT_MOMENTS, n, r->moments},
-        {&s->absmax1[u], r->training && r->moments == DT_U8, CAT_MOMENTS, blocks, DT_FP32},
-        {&s->absmax2[u], r->training && r->moments == DT_U8, CAT_MOMENTS, blocks, DT_FP32},
-    };
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-      *kinds[i].id = NO_BUFFER;
-      if (!kinds[i].wanted) continue;
-      *kinds[i].id = activation(s, kinds[i].category, kinds[i].elements * (int64_t)dtype_size(kinds[i].dtype),
-                                plan_category_name(kinds[i].category), u);
-      if (kinds[i].category != CAT_GRADIENTS) plan_live_always(s->plan, *kinds[i].id);
-    }
-    if (r->training) live_gradient(s, c, &t, u);
-  }
 }
 
 static void declare_data(Schedule *s, const Config *c, const Device *dev) {
@@ -312,27 +379,53 @@ static void declare_data(Schedule *s, const Config *c, const Device *dev) {
   plan_live(p, s->host_staging, s->load, s->load);
 }
 
-AttentionShape schedule_attention(const Config *c, int64_t l, int64_t B, int64_t T) {
+static BufferId group_buffer(Schedule *s, int64_t bytes, const char *name) {
+  return plan_buffer(s->plan, SPACE_DEVICE, CAT_ACTIVATIONS, bytes, "%s", name);
+}
+
+static void declare_groups(Schedule *s, const Config *c, const Sizes *z) {
+  GroupBuffers *g = &s->group;
+  *g = (GroupBuffers){NO_BUFFER, NO_BUFFER, NO_BUFFER, NO_BUFFER, NO_BUFFER,
+                      NO_BUFFER, NO_BUFFER, NO_BUFFER, NO_BUFFER, NO_BUFFER};
+  if (!schedule_grouped(s)) return;
+  int64_t groups = s->shape.attn_groups, e = (int64_t)dtype_size(s->shape.dtype);
+  int64_t width = (c->NH + 2 * c->NKV) * c->HS;
+  g->qkv = group_buffer(s, z->qkv / groups, "group qkv");
+  if (c->qk_norm) g->qk = group_buffer(s, z->qk / groups, "group qk");
+  g->o = group_buffer(s, z->o / groups, "group o");
+  g->weights = group_buffer(s, width / groups * (c->C + 1) * e, "group weights");
+  g->n1 = group_buffer(s, z->n, "norm1 rows");
+  if (!s->shape.training) return;
+  g->d_o = group_buffer(s, z->o / groups, "group d o");
+  g->d_qkv = group_buffer(s, z->qkv / groups, "group d qkv");
+  g->d_kv = group_buffer(s, z->qkv - z->o, "d kv");
+  g->x_mid = group_buffer(s, z->n, "x mid rows");
+  g->d_rows = group_buffer(s, schedule_mlp_rows(s) * width * e, "d qkv rows");
+}
+
+AttentionShape schedule_attention(const Config *c, int64_t l, int64_t B, int64_t T, int64_t groups) {
   return (AttentionShape){.B = B,
                           .T = T,
-                          .NH = c->NH,
-                          .NKV = c->NKV,
+                          .NH = c->NH / groups,
+                          .NKV = c->NKV / groups,
                           .HS = c->HS,
                           .window = c->layers[l].window,
                           .scale = 1.0f / sqrtf((float)c->HS)};
 }
 
-AttentionStrides schedule_attention_strides(const Config *c) {
-  int64_t qkv = (c->NH + 2 * c->NKV) * c->HS, qk = c->qk_norm ? (c->NH + c->NKV) * c->HS : qkv;
+AttentionStrides schedule_attention_strides(const Config *c, int64_t groups) {
+  int64_t NH = c->NH / groups, NKV = c->NKV / groups;
+  int64_t qkv = (NH + 2 * NKV) * c->HS, qk = c->qk_norm ? (NH + NKV) * c->HS : qkv;
   return (AttentionStrides){.q = qk, .k = qk, .v = qkv, .dq = qkv, .dk = qkv, .dv = qkv};
 }
 
 bool schedule_prepare_attention(const Config *c, const RunShape *shape, Device *dev, bool deterministic,
                                 Error *why) {
-  AttentionStrides ld = schedule_attention_strides(c);
+  int64_t groups = shape->attn_groups == GROUPS_AUTO ? 1 : shape->attn_groups;
+  AttentionStrides ld = schedule_attention_strides(c, groups);
   bool all = true;
   for (int64_t l = 0; l < c->L; l++) {
-    AttentionShape a = schedule_attention(c, l, shape->B, shape->T);
+    AttentionShape a = schedule_attention(c, l, shape->B, shape->T, groups);
     if (!attention_prepare(dev, shape->dtype, &a, &ld, shape->training, deterministic, why)) all = false;
   }
   return all;
@@ -351,7 +444,7 @@ static void declare_head_and_backward(Schedule *s, const Config *c, const Device
 
   size_t workspace = 0;
   for (int64_t l = 0; l < c->L; l++) {
-    AttentionShape a = schedule_attention(c, l, r->B, r->T);
+    AttentionShape a = schedule_attention(c, l, r->B, r->T, r->attn_groups);
     size_t forward = attention_forward_workspace(dev, r->dtype, &a);
     size_t backward = r->training ? attention_backward_workspace(dev, r->dtype, &a) : 0;
     if (forward > workspace) workspace = forward;
@@ -362,7 +455,8 @@ static void declare_head_and_backward(Schedule *s, const Config *c, const Device
 
   Sizes z = sizes_of(c, s);
   s->d_o = s->d_qkv = NO_BUFFER;
-  if (!r->training) return;
+  declare_groups(s, c, &z);
+  if (!r->training || schedule_grouped(s)) return;
   s->d_o = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z.o, "d o");
   s->d_qkv = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z.qkv, "d qkv");
 }
@@ -395,17 +489,19 @@ static Schedule *schedule_for(const Config *c, const RunShape *shape, const Devi
   s->rerun = array(c->L, sizeof *s->rerun);
   s->again = array(c->L, sizeof *s->again);
   s->backward = array(c->L, sizeof *s->backward);
+  s->visits = array(2 * c->L, sizeof *s->visits);
   s->update_of = array(c->L + 2, sizeof *s->update_of);
   s->weights = array(c->L + 2, sizeof(BufferId));
   s->master = array(c->L + 2, sizeof(BufferId));
   s->gradients = array(c->L + 2, sizeof(BufferId));
   s->moment1 = array(c->L + 2, sizeof(BufferId));
   s->moment2 = array(c->L + 2, sizeof(BufferId));
+  s->host_gradients = array(c->L + 2, sizeof(BufferId));
   s->absmax1 = array(c->L + 2, sizeof(BufferId));
   s->absmax2 = array(c->L + 2, sizeof(BufferId));
   for (int64_t l = 0; l < c->L; l++) s->keep[l] = keep_of_layer(shape, c->L, l);
   declare_moments(s, c->L);
-  declare_units(s, c);
+  schedule_declare_units(s, c);
   declare_data(s, c, dev);
   declare_head_and_backward(s, c, dev);
   declare_layers(s, c);
@@ -420,12 +516,14 @@ void schedule_free(Schedule *s) {
   free(s->rerun);
   free(s->again);
   free(s->backward);
+  free(s->visits);
   free(s->update_of);
   free(s->weights);
   free(s->master);
   free(s->gradients);
   free(s->moment1);
   free(s->moment2);
+  free(s->host_gradients);
   free(s->absmax1);
   free(s->absmax2);
   free(s);
@@ -469,11 +567,28 @@ static void choose_chunks(const Config *c, RunShape *shape, const Device *dev) {
   if (head_auto) shape->head_chunk = mst_choose_rows(N, least, most, fits_under_peak, &t);
 }
 
-Schedule *schedule_new(const Config *c, const RunShape *shape, const Device *dev) {
+/* With that many groups, and the chunks chosen for them. */
+static Schedule *schedule_with_groups(const Config *c, const RunShape *shape, const Device *dev,
+                                      int64_t groups) {
   RunShape settled = *shape;
+  settled.attn_groups = groups;
   choose_chunks(c, &settled, dev);
   Schedule *s = schedule_for(c, &settled, dev);
   plan_pack(s->plan);
+  return s;
+}
+
+/* The automatic number of groups: the fewest that fit, or the most that there can be. */
+Schedule *schedule_new(const Config *c, const RunShape *shape, const Device *dev) {
+  bool automatic = shape->attn_groups == GROUPS_AUTO;
+  Schedule *s = schedule_with_groups(c, shape, dev, automatic ? 1 : shape->attn_groups);
+  if (!automatic || !shape->most_bytes || shape->recompute != RECOMPUTE_LAYER) return s;
+  for (int64_t groups = 2; groups <= c->NKV && plan_bytes(s->plan, SPACE_DEVICE) > shape->most_bytes;
+       groups++) {
+    if (c->NKV % groups) continue;
+    schedule_free(s);
+    s = schedule_with_groups(c, shape, dev, groups);
+  }
   return s;
 }
 

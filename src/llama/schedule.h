@@ -38,7 +38,16 @@ typedef enum UpdateMode {
   UPDATE_LAYER, /* of a unit as soon as its gradient is complete: one layer's gradient at a time */
 } UpdateMode;
 
-enum { CHUNK_WHOLE = 0, CHUNK_AUTO = -1, KEEP_ALL = -1 };
+enum { CHUNK_WHOLE = 0, CHUNK_AUTO = -1, KEEP_ALL = -1, GROUPS_AUTO = 0 };
+
+/* What is held in host memory and streams through the device, as bits. */
+enum {
+  OFFLOAD_CHECKPOINTS = 1 << 0, /* layer inputs; of RECOMPUTE_LAYER only */
+  OFFLOAD_ATTENTION = 1 << 1,   /* what keep_attention keeps; of RECOMPUTE_LAYER only */
+  OFFLOAD_OPTIMIZER = 1 << 2,   /* moments and master copy */
+  OFFLOAD_GRADIENTS = 1 << 3,   /* gathered on the host; of UPDATE_STEP only */
+  OFFLOAD_WEIGHTS = 1 << 4,     /* of the layers; embedding and head stay on the device */
+};
 
 /* What the schedule depends on, besides the model and the device. */
 typedef struct RunShape {
@@ -50,8 +59,12 @@ typedef struct RunShape {
   int64_t keep_attention;        /* the last so many layers keep their attention's output; KEEP_ALL */
   int64_t checkpoint_every;      /* one layer input is kept for so many layers */
   UpdateMode update;             /* UPDATE_LAYER: A is 1 */
+  unsigned offload;              /* OFFLOAD_ bits */
+  int64_t update_slice;          /* elements of an update whose tensors stream; 0 = UPDATE_SLICE */
   int64_t mlp_chunk, head_chunk; /* rows of a mini-sequence; CHUNK_WHOLE, CHUNK_AUTO */
-  bool training;                 /* false: forward only, no gradients and no optimizer */
+  int64_t attn_groups; /* of key/value heads whose attention is computed at a time; 1 = all; GROUPS_AUTO */
+  int64_t most_bytes;  /* device bytes that GROUPS_AUTO tries to keep to; 0 = there is no bound */
+  bool training;       /* false: forward only, no gradients and no optimizer */
 } RunShape;
 
 /* What a layer holds from its forward to its backward, beside its input. */
@@ -81,6 +94,8 @@ typedef struct LayerBuffers {
   BufferId mlp_gu; /* [mlp rows, 2 FF] */
   BufferId mlp_h;  /* [mlp rows, FF] */
   BufferId x_out;  /* [N, C] the next layer's input; may be x_mid, the MLP then adds in place */
+  BufferId host_x, host_o,
+      host_lse; /* where this pass puts x, o and lse in host memory; NO_BUFFER: nowhere */
 } LayerBuffers;
 
 /* One pass through a layer's forward: when, and in which buffers. */
@@ -89,9 +104,47 @@ typedef struct LayerPass {
   LayerBuffers buf;
 } LayerPass;
 
+/* What the backward phase visits, in its order: the reruns and the layers. What a visit needs from host
+ * memory is fetched during the one before it (the first one's during the head). */
+enum { VISIT_FETCHES = 3 };
+typedef struct Visit {
+  int64_t layer;
+  int begin; /* its first moment */
+  int fetches;
+  BufferId device[VISIT_FETCHES], host[VISIT_FETCHES];
+} Visit;
+
+/* What attention in head groups holds, with attn_groups > 1; NKV/groups key/value heads make a group. Of all
+ * N rows: */
+typedef struct GroupBuffers {
+  BufferId qkv;     /* [N, (NH + 2 NKV) HS / groups] */
+  BufferId qk;      /* [N, (NH + NKV) HS / groups] or NO_BUFFER */
+  BufferId o, d_o;  /* [N, NH HS / groups] each */
+  BufferId d_qkv;   /* [N, (NH + 2 NKV) HS / groups] */
+  BufferId d_kv;    /* [N, 2 NKV HS] of all groups; the queries' part is where o was */
+  BufferId weights; /* [(NH + 2 NKV) HS / groups, C] and a bias: the group's rows of the projection */
+  /* of a chunk of `mlp rows`: */
+  BufferId n1;     /* [., C] the norm's output */
+  BufferId x_mid;  /* [., C] */
+  BufferId d_rows; /* [., (NH + 2 NKV) HS] gradient of the projection */
+} GroupBuffers;
+
+/* What an update takes and leaves, by tensor. */
+typedef enum UpdateKind {
+  U_GRADIENT,
+  U_WEIGHT,
+  U_MOMENT1,
+  U_MOMENT2,
+  U_ABSMAX1,
+  U_ABSMAX2,
+  U_MASTER,
+  U_KINDS
+} UpdateKind;
+enum { SLOTS = 2 }; /* of what streams through: one is used while the other is filled */
+
 typedef struct Schedule {
-  RunShape shape;                                                /* with the automatic chunks filled in */
-  Plan *plan;                                                    /* packed */
+  RunShape shape; /* with the automatic chunks and groups filled in */
+  Plan *plan;     /* packed */
   int load, embedding_forward, head, embedding_backward, update; /* moments */
 
   /* [L] each */
@@ -100,14 +153,20 @@ typedef struct Schedule {
   LayerPass *rerun;   /* of a segment, for the inputs of its later layers; all SKIPPED elsewhere */
   LayerPass *again;   /* of one layer, just before its backward: what it did not keep */
   BackwardMoments *backward;
+  Visit *visits; /* [2 L] at most, visit_count of them */
+  int64_t visit_count;
   int *update_of; /* [L + 2] the moment at which a unit is updated: `update`, or its own */
 
   /* [L + 2]: a buffer a unit of the parameter table; NO_BUFFER where the run has none */
   BufferId *weights, *master, *gradients, *moment1, *moment2;
   BufferId *absmax1, *absmax2; /* scales of 8-bit moments */
+  BufferId *host_gradients; /* of OFFLOAD_GRADIENTS: gathered here; `gradients` live during their backward */
+  BufferId weight_slots[SLOTS]; /* the weights of a layer at hand and of the next one, of OFFLOAD_WEIGHTS */
+  BufferId update_slots[U_KINDS][SLOTS]; /* a slice of what is on the host, for its update; else NO_BUFFER */
 
   BufferId dx;         /* [N, C] gradient of the stream; it takes the place of the head's input */
-  BufferId d_o, d_qkv; /* [N, NH HS], [N, (NH + 2 NKV) HS] */
+  BufferId d_o, d_qkv; /* [N, NH HS], [N, (NH + 2 NKV) HS]; NO_BUFFER in head groups */
+  GroupBuffers group;  /* all NO_BUFFER without head groups */
   BufferId attention_workspace;
   BufferId head_n, head_logits;        /* [head rows, C], [head rows, V] */
   BufferId head_row;                   /* [V] fp32: a row of logits on its way to the host */
@@ -121,17 +180,18 @@ typedef struct Schedule {
   BufferId host_ahead; /* [A*B*(T + 1)] uint32: the next step, read ahead; NO_BUFFER without training */
 } Schedule;
 
-enum { STAGING_ELEMENTS = 1 << 20 };
+enum { STAGING_ELEMENTS = 1 << 20, UPDATE_SLICE = 1 << 22 };
 
-/* The attention of layer l on B sequences of T tokens. */
-AttentionShape schedule_attention(const Config *c, int64_t l, int64_t B, int64_t T);
+/* The attention of layer l on B sequences of T tokens, in one of `groups` groups of its heads. */
+AttentionShape schedule_attention(const Config *c, int64_t l, int64_t B, int64_t T, int64_t groups);
 
-/* Rows of the attention's operands: queries and keys lie in those of qkv or, when they are normed, in a
- * buffer of their own; all gradients in those of d_qkv. */
-AttentionStrides schedule_attention_strides(const Config *c);
+/* Rows of the attention's operands, in one of `groups` groups of its heads: queries and keys lie in those of
+ * qkv or, when they are normed, in a buffer of their own; all gradients in those of d_qkv. */
+AttentionStrides schedule_attention_strides(const Config *c, int64_t groups);
 
-/* Prepares the attention of every layer (attention_prepare); before schedule_new(), which then knows the
- * workspace. False, with a reason in *why, when some layer has none that is prepared. */
+/* Prepares the attention of every layer (attention_prepare), in as many groups as the shape says (automatic:
+ * in one); before schedule_new(), which then knows the workspace. False, with a reason in *why, when some
+ * layer has none that is prepared. */
 bool schedule_prepare_attention(const Config *c, const RunShape *shape, Device *dev, bool deterministic,
                                 Error *why);
 
@@ -143,6 +203,14 @@ void schedule_free(Schedule *s);
 static inline int64_t schedule_rows(const Schedule *s) {
   return s->shape.B * s->shape.T;
 }
+/* Attention in head groups: a layer's q, k, v and x_mid are never whole. */
+static inline bool schedule_grouped(const Schedule *s) {
+  return s->shape.attn_groups > 1;
+}
+/* Where a pass first reads the layer's input; SKIPPED when it does not. */
+int schedule_pass_begin(const ForwardMoments *at);
+/* Elements of an update's slice, a multiple of MOMENT_BLOCK. */
+int64_t schedule_update_slice(const Schedule *s);
 /* The chunk's rows as the loops use them: CHUNK_WHOLE resolved. */
 int64_t schedule_mlp_rows(const Schedule *s);
 int64_t schedule_head_rows(const Schedule *s);

@@ -10,10 +10,12 @@ static void poison_buffer(Arena *a, BufferId id) {
   PlanSpace space = plan_buffer_space(a->plan, id);
   char *at = a->base[space] + plan_offset(a->plan, id);
   size_t bytes = (size_t)plan_buffer_bytes(a->plan, id);
-  if (space == SPACE_HOST)
+  if (space == SPACE_HOST) {
+    device_synchronize(a->dev); /* copies that the device has been asked for */
     memset(at, POISON, bytes);
-  else
+  } else {
     device_fill(a->dev, at, POISON, bytes);
+  }
 }
 
 bool arena_open(Arena *a, const Plan *plan, Device *dev, bool poison, Error *e) {

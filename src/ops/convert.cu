@@ -16,6 +16,17 @@ template <class D, class S> struct Convert {
   }
 };
 
+template <class T> struct CopyColumns {
+  T *dst;       /* [rows, dst_ld] */
+  const T *src; /* [rows, src_ld] */
+  int64_t dst_ld, src_ld, width;
+
+  template <class G> HD void operator()(G g, int64_t row) const {
+    g.each(
+        width, [](float &dst, float src) { dst = src; }, dst + row * dst_ld, src + row * src_ld);
+  }
+};
+
 template <class T> struct FillConstant {
   T *dst; /* [n] */
   float value;
@@ -54,6 +65,11 @@ template <class T> struct FillNormal {
         dst + begin);
   }
 };
+
+void copy_columns(Device *dev, DType dt, void *dst, int64_t dst_ld, const void *src, int64_t src_ld,
+                  int64_t width, int64_t rows) {
+  DISPATCH(dt, T, launch_rows(dev, rows, CopyColumns<T>{(T *)dst, (const T *)src, dst_ld, src_ld, width}));
+}
 
 void convert(Device *dev, void *dst, DType dst_type, const void *src, DType src_type, int64_t n) {
   DISPATCH(
