@@ -12,6 +12,7 @@
 #include "cli/config_file.h" /* defines: config_file_apply */
 #include "cli/flags.h"       /* defines: flags_parse, flags_help */
 #include "cli/man.h"         /* defines: man_print */
+#include "cli/plan_for.h"    /* defines: plan_for_longest */
 #include "cli/run.h"         /* defines: Run, run_open, run_begin_folder, run_save */
 #include "cli/setup.h"       /* defines: setup_demo_defaults */
 #include "dataloader.h"      /* defines: DataLoader, StepBatch */
@@ -190,6 +191,7 @@ static bool printed(Error *e) {
 }
 
 static bool run(Run *r, int argc, char **argv, Error *e) {
+  if (r->o.max_seq_len_for) return plan_for_longest(&r->o, e) && printed(e);
   if (!run_open(r, e)) return false;
   if (r->o.plan) return run_print_plan(r), printed(e);
   run_print_start(r);

@@ -85,6 +85,12 @@ static const Flag flags[] = {
     {GROUP_MEMORY, "update", CHOICE(update), "step", NULL,
      "update after the whole backward, or each layer at once (no clipping)", .choices = "step|layer"},
     {GROUP_MEMORY, "plan", BOOL(plan), "", NULL, "print the memory plan of these flags, do not run"},
+    {GROUP_MEMORY, "plan-device", STRING(plan_device), "", "CARD",
+     "with --plan: for a card that is not here, by name (h100) or memory (80G)"},
+    {GROUP_MEMORY, "max-seq-len-for", STRING(max_seq_len_for), "", "CARD",
+     "print the longest sequence that fits a card, and the flags for it, do not run"},
+    {GROUP_MEMORY, "host-memory", INT(host_memory), "0", "BYTES",
+     "with the two above: host memory that offloading may use; 0 = none", RANGE(0, (int64_t)1 << 50)},
     {GROUP_MEMORY, "json", BOOL(json), "", NULL, "print the plan as JSON"},
 
     {GROUP_RUNNING, "device", STRING(device), "auto", NULL, "where to compute", .choices = "auto|cpu|cuda"},

@@ -10,7 +10,7 @@ static const long long max_step_tokens = 1LL << 40;
 
 static bool check_model_and_data(const Options *o, Error *e) {
   bool demo = strcmp(o->model, "demo") == 0;
-  bool trains = !o->plan && !o->eval_only;
+  bool trains = !o->plan && !o->eval_only && !o->max_seq_len_for;
   if (!demo && trains && !o->train)
     return error_usage(
         e,
@@ -129,9 +129,24 @@ static bool check_memory(const Options *o, Error *e) {
     return error_usage(e,
                        "--offload: found attention without --keep-attention, so that there is none to hold.\n"
                        "Give --keep-attention N or all, or leave attention out.");
-  if (o->json && !o->plan)
-    return error_usage(e, "--json: found no --plan, the only thing that is printed as JSON.\n"
-                          "Add --plan, or leave --json out.");
+  if (o->json && !o->plan && !o->max_seq_len_for)
+    return error_usage(e,
+                       "--json: found neither --plan nor --max-seq-len-for, the only things that are printed "
+                       "as JSON.\nAdd --plan, or leave --json out.");
+  if (o->plan_device && !o->plan)
+    return error_usage(
+        e, "--plan-device: found no --plan, the only thing that can be done for a card that is not "
+           "here.\nAdd --plan.");
+  if (o->max_seq_len_for && (o->plan || flags_typed(o, "seq-len")))
+    return error_usage(
+        e,
+        "--max-seq-len-for: found it with --%s; it looks for the length itself.\nLeave one of the "
+        "two out.",
+        o->plan ? "plan" : "seq-len");
+  if (o->host_memory && !o->plan_device && !o->max_seq_len_for)
+    return error_usage(
+        e, "--host-memory: found neither --plan-device nor --max-seq-len-for, which plan with it.\n"
+           "Leave it out: a run takes what its flags ask for.");
   return true;
 }
 

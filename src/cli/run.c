@@ -8,6 +8,7 @@
 
 #include "base/process.h"   /* defines: process_resident_bytes */
 #include "cli/flags.h"      /* defines: flags_print, flags_json */
+#include "cli/plan_for.h"   /* defines: plan_for_device, plan_for_print_fit */
 #include "cli/setup.h"      /* defines: setup_config, setup_shape, setup_data */
 #include "io/demo_text.h"   /* defines: demo_prompt */
 #include "io/file.h"        /* defines: file_check_target, file_write_text */
@@ -112,7 +113,8 @@ static bool open_saved_state(Run *r, Error *e) {
 /* Says so where a GPU's attention is not the fastest that there is. */
 static void prepare_attention(Run *r, const RunShape *shape) {
   Error why = {0};
-  if (!schedule_prepare_attention(&r->config, shape, &r->dev, false, &why) && r->dev.kind == DEVICE_CUDA)
+  if (!schedule_prepare_attention(&r->config, shape, &r->dev, false, &why) && r->dev.kind == DEVICE_CUDA &&
+      !r->dev.planned)
     fprintf(stderr, "# attention without cuDNN: %.*s\n", (int)strcspn(why.text, "\n"), why.text);
 }
 
@@ -151,7 +153,9 @@ bool run_open(Run *r, Error *e) {
   /* before any other thread: they inherit which signals are blocked */
   r->signals = signals_open();
   if (o->dump_grads && !file_check_target(o->dump_grads, e)) return error_prefix(e, "--dump-grads ");
-  if (!setup_config(&r->config, o, e) || !device_open(&r->dev, o->device, (int)o->threads, e)) return false;
+  if (!setup_config(&r->config, o, e)) return false;
+  if (o->plan_device ? !plan_for_device(&r->dev, o, e) : !device_open(&r->dev, o->device, (int)o->threads, e))
+    return false;
   RunShape shape = setup_shape(o);
   /* a plan is the same on every machine, a run heeds what is there */
   if (!o->plan) shape.most_bytes = (int64_t)device_free_bytes(&r->dev);
@@ -300,6 +304,7 @@ void run_print_plan(const Run *r) {
          (long long)schedule_rows(r->schedule));
   if (schedule_grouped(r->schedule))
     printf("# attention in %lld groups of heads\n", (long long)r->schedule->shape.attn_groups);
+  if (r->o.plan_device) plan_for_print_fit(&r->o, &r->config, r->schedule);
 }
 
 /* Who computes the attention: layers may differ in their window, and then in that. */

@@ -62,6 +62,7 @@ void device_close(Device *dev) {
 }
 
 size_t device_workspace_bytes(const Device *dev, DType) {
+  if (dev->planned) return CUDA_WORKSPACE;
   ON_CUDA(dev, return cuda_workspace_bytes());
   return cpu_workspace_bytes();
 }

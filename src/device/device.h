@@ -27,15 +27,20 @@ enum { EXTRA_MATMUL, EXTRA_ATTENTION, DEVICE_EXTRAS };
 
 typedef struct Device {
   DeviceKind kind;
-  int threads;             /* CPU lanes that operations may use (OpenMP threads) */
-  void *stream;            /* cudaStream_t on CUDA; NULL on the CPU */
-  void *workspace;         /* scratch for matrix products and reductions, carved from the memory plan */
-  size_t workspace_bytes;  /* its size; device_workspace_bytes() says what is needed */
+  int threads;            /* CPU lanes that operations may use (OpenMP threads) */
+  void *stream;           /* cudaStream_t on CUDA; NULL on the CPU */
+  void *workspace;        /* scratch for matrix products and reductions, carved from the memory plan */
+  size_t workspace_bytes; /* its size; device_workspace_bytes() says what is needed */
+  int planned; /* compute capability (90 for 9.0) of a GPU that is only planned for; 0 = this is real */
   int64_t max_chunk_rows;  /* rows of a mini-sequence beyond which larger stops being faster */
   char name[128];          /* for the configuration that is printed */
   struct CudaDevice *cuda; /* what only a CUDA device has (device_cuda.h); NULL on the CPU */
   DeviceExtra extra[DEVICE_EXTRAS];
 } Device;
+
+/* Of every GPU: see max_chunk_rows, and the bytes of its workspace, which are what cublasLt asks for on
+ * Hopper to have all of its algorithms. Reductions take less (launch.cuh). */
+enum { CUDA_MAX_CHUNK_ROWS = 16384, CUDA_WORKSPACE = 32 << 20 };
 
 /* Opens a device. kind_name: "auto", "cpu" or "cuda"; threads: 0 = all the CPU's. "cuda" fails, and says
  * what is missing, in a build or on a machine without it; "auto" then takes the CPU, after one line on stderr

@@ -8,9 +8,6 @@
 #include <string.h>
 #include <unistd.h>
 
-/* What cublasLt asks for on Hopper to have all of its algorithms; reductions take less (launch.cuh). */
-static const size_t WORKSPACE_BYTES = (size_t)32 << 20;
-
 /* ---- errors ---- */
 
 void cuda_fail(const char *operation, const char *error) {
@@ -115,7 +112,7 @@ bool cuda_open(Device *dev, Error *e) {
     return false;
   }
   dev->kind = DEVICE_CUDA;
-  dev->max_chunk_rows = 16384;
+  dev->max_chunk_rows = CUDA_MAX_CHUNK_ROWS;
   return true;
 }
 
@@ -132,7 +129,7 @@ void cuda_close(Device *dev) {
 }
 
 size_t cuda_workspace_bytes(void) {
-  return WORKSPACE_BYTES;
+  return CUDA_WORKSPACE;
 }
 
 /* ---- memory ---- */

@@ -1,5 +1,6 @@
 /* Which implementation of the attention takes a shape. */
 #include "ops/attention_cpu.h"
+#include "ops/attention_planned.h"
 #ifdef __CUDACC__
 #include "ops/attention_cudnn_cuda.h"
 #include "ops/attention_flash.h"
@@ -8,6 +9,10 @@
 static const AttentionMethod own_cpu = {"own (cpu)", attention_cpu_forward_workspace,
                                         attention_cpu_backward_workspace, attention_cpu_forward,
                                         attention_cpu_backward};
+
+/* Of a GPU that is not here: it can be planned with, not called. */
+static const AttentionMethod planned = {"planned", attention_planned_forward_workspace,
+                                        attention_planned_backward_workspace, NULL, NULL};
 
 #ifdef __CUDACC__
 static const AttentionMethod own_cuda = {"own (cuda)", attention_flash_forward_workspace,
@@ -32,6 +37,7 @@ const AttentionMethod *attention_choose(const Device *dev, DType dt, const Atten
   CHECK(s->B >= 0 && s->T >= 0 && s->HS > 0 && s->NKV > 0 && s->NH % s->NKV == 0 && s->window >= 0,
         "attention: %lld query heads on %lld key/value heads of %lld, window %lld", (long long)s->NH,
         (long long)s->NKV, (long long)s->HS, (long long)s->window);
+  if (dev->planned) return &planned;
 #ifdef __CUDACC__
   if (dev->kind == DEVICE_CUDA) return choose_cuda(dev, dt, s, e);
 #endif
@@ -41,6 +47,7 @@ const AttentionMethod *attention_choose(const Device *dev, DType dt, const Atten
 
 bool attention_prepare(Device *dev, DType dt, const AttentionShape *s, const AttentionStrides *ld,
                        bool training, bool deterministic, Error *why) {
+  if (dev->planned) return error_usage(why, "a plan needs no plans of cuDNN");
 #ifdef __CUDACC__
   if (dev->kind == DEVICE_CUDA) return attention_cudnn_prepare(dev, dt, s, ld, training, deterministic, why);
 #endif

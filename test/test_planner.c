@@ -1,0 +1,207 @@
+/* Plans for cards that are not here: what they find fits, and nothing longer does. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <math.h>
+#include <string.h>
+
+#include "device/cards.h"
+#include "llama/planner.h"
+
+enum {
+  EVERYTHING = FREE_RECOMPUTE | FREE_KEEP_ATTENTION | FREE_CHECKPOINT_EVERY | FREE_ATTN_GROUPS | FREE_OFFLOAD
+};
+
+typedef struct Case {
+  Config config;
+  Device dev;
+  Card card;
+  PlanTarget target;
+  RunShape shape;
+} Case;
+
+/* bf16, updated layer by layer, one sequence of 32Ki tokens. */
+static void case_open(Case *k, const char *model, const char *card, DType moments, unsigned free) {
+  Error e;
+  memset(k, 0, sizeof *k);
+  assert_true(config_preset(&k->config, model));
+  if (!card_find(&k->card, "plan-device", card, &e)) fail_msg("%s", e.text);
+  card_device(&k->dev, &k->card);
+  k->target = (PlanTarget){.config = &k->config,
+                           .dev = &k->dev,
+                           .device_bytes = k->card.bytes - CARD_OVERHEAD,
+                           .flops = k->card.flops,
+                           .link = k->card.link,
+                           .free = free};
+  k->shape = (RunShape){.A = 1,
+                        .B = 1,
+                        .T = 32768,
+                        .dtype = DT_BF16,
+                        .moments = moments,
+                        .recompute = RECOMPUTE_LAYER,
+                        .checkpoint_every = 1,
+                        .update = UPDATE_LAYER,
+                        .mlp_chunk = CHUNK_AUTO,
+                        .head_chunk = CHUNK_AUTO,
+                        .attn_groups = GROUPS_AUTO,
+                        .training = true};
+}
+
+static void case_close(Case *k) {
+  config_free(&k->config);
+}
+
+static int64_t bytes_of(const Case *k, const RunShape *shape, PlanSpace space) {
+  Schedule *s = schedule_new(&k->config, shape, &k->dev);
+  int64_t bytes = plan_bytes(s->plan, space);
+  schedule_free(s);
+  return bytes;
+}
+
+/* The lengths that the project promises for a card of 80e9 bytes, in thousands of tokens; docs/results.md has
+ * all of them. */
+static void promised_lengths(void **state) {
+  (void)state;
+  static const struct {
+    const char *model;
+    DType moments;
+    bool every_layer;
+    int64_t host, thousands;
+  } rows[] = {
+      {"llama3-8b", DT_BF16, true, 0, 95},
+      {"llama3-8b", DT_BF16, false, 0, 235},
+      {"llama3-8b", DT_U8, true, 0, 145},
+      {"llama3-8b", DT_U8, false, 0, 360},
+      {"llama2-7b", DT_BF16, true, 0, 115},
+      {"mistral-7b", DT_BF16, true, 0, 110},
+      {"qwen2-7b", DT_BF16, true, 0, 130},
+      {"llama3.2-1b", DT_BF16, true, 0, 820},
+      {"llama3-8b", DT_BF16, false, 512000000000, 1300},
+  };
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    Case k;
+    PlannedRun best;
+    case_open(&k, rows[i].model, "80G", rows[i].moments,
+              rows[i].every_layer ? EVERYTHING & ~(unsigned)FREE_CHECKPOINT_EVERY : EVERYTHING);
+    k.target.host_bytes = rows[i].host;
+    assert_true(planner_longest(&best, &k.target, &k.shape));
+    if (best.shape.T < rows[i].thousands * 1000)
+      fail_msg("%s, row %zu: %lld tokens", rows[i].model, i, (long long)best.shape.T);
+    assert_true(best.device_bytes <= 79000000000);
+    assert_int_equal(bytes_of(&k, &best.shape, SPACE_DEVICE), best.device_bytes);
+    if (rows[i].host) assert_true(bytes_of(&k, &best.shape, SPACE_HOST) <= rows[i].host);
+    case_close(&k);
+  }
+}
+
+/* One step more fits with none of the flags. */
+static void nothing_longer_fits(void **state) {
+  (void)state;
+  Case k;
+  PlannedRun best, longer;
+  case_open(&k, "llama3.2-1b", "rtx4070", DT_U8, EVERYTHING);
+  assert_true(planner_longest(&best, &k.target, &k.shape));
+  assert_int_equal(best.shape.T % LENGTH_STEP, 0);
+  k.shape.T = best.shape.T + LENGTH_STEP;
+  assert_false(planner_fastest(&longer, &k.target, &k.shape));
+  assert_true(longer.device_bytes > k.target.device_bytes);
+  case_close(&k);
+}
+
+/* With room to spare nothing is computed again; as it gets scarce, the chosen run gets slower, never larger
+ * than what there is. */
+static void less_memory_costs_time(void **state) {
+  (void)state;
+  Case k;
+  PlannedRun best;
+  case_open(&k, "llama3.2-1b", "h200", DT_BF16, EVERYTHING);
+  assert_true(planner_fastest(&best, &k.target, &k.shape));
+  assert_int_equal(best.shape.recompute, RECOMPUTE_NONE);
+  assert_int_equal(best.shape.attn_groups, 1);
+  double seconds = best.seconds;
+  int64_t all = best.device_bytes;
+  for (int64_t part = 9; part >= 2; part--) {
+    k.target.device_bytes = all / 10 * part;
+    if (!planner_fastest(&best, &k.target, &k.shape)) break;
+    assert_true(best.device_bytes <= k.target.device_bytes);
+    assert_true(best.seconds >= seconds * (1 - 1e-9));
+    seconds = best.seconds;
+  }
+  assert_int_equal(best.shape.recompute, RECOMPUTE_LAYER);
+  case_close(&k);
+}
+
+/* What the user gave stays. */
+static void given_flags_stay(void **state) {
+  (void)state;
+  Case k;
+  PlannedRun best;
+  case_open(&k, "llama3.2-1b", "h200", DT_BF16, 0);
+  k.shape.checkpoint_every = 4;
+  k.shape.keep_attention = 2;
+  k.shape.attn_groups = 1;
+  assert_true(planner_fastest(&best, &k.target, &k.shape));
+  assert_int_equal(best.shape.recompute, RECOMPUTE_LAYER);
+  assert_int_equal(best.shape.checkpoint_every, 4);
+  assert_int_equal(best.shape.keep_attention, 2);
+  assert_int_equal(best.shape.offload, 0);
+  case_close(&k);
+}
+
+/* The cost model's order: what is computed again costs, what moves too slowly costs, a window saves. */
+static void costs_are_ordered(void **state) {
+  (void)state;
+  Case k;
+  case_open(&k, "llama3-8b", "h100", DT_BF16, 0);
+  k.shape.attn_groups = 1;
+  RunShape none = k.shape, mlp = k.shape, layer = k.shape, kept = k.shape, segments = k.shape,
+           moved = k.shape;
+  none.recompute = RECOMPUTE_NONE;
+  mlp.recompute = RECOMPUTE_MLP;
+  kept.keep_attention = KEEP_ALL;
+  segments.checkpoint_every = 4;
+  moved.offload = OFFLOAD_OPTIMIZER;
+  double t[] = {planner_seconds(&k.target, &none), planner_seconds(&k.target, &mlp),
+                planner_seconds(&k.target, &kept), planner_seconds(&k.target, &layer),
+                planner_seconds(&k.target, &segments)};
+  for (int i = 0; i + 1 < 5; i++) assert_true(t[i] < t[i + 1]);
+  assert_true(t[3] < planner_seconds(&k.target, &moved));
+  /* 6 operations a parameter and token in the products, and 12 T C a token and layer, halved, in the
+   * attention */
+  double parameters = 8.03e9 - 128256.0 * 4096, tokens = 32768;
+  double least = (6 * parameters * tokens + 6 * tokens * tokens * 4096 * 32) / k.target.flops;
+  assert_true(t[0] > least / 0.76 && t[0] < least / 0.45);
+  for (int64_t l = 0; l < k.config.L; l++) k.config.layers[l].window = 1024;
+  assert_true(planner_seconds(&k.target, &layer) < 0.8 * t[3]);
+  case_close(&k);
+}
+
+static void cards_by_name_and_size(void **state) {
+  (void)state;
+  Error e;
+  Card card;
+  assert_true(card_find(&card, "plan-device", "h100", &e));
+  assert_true(card.bytes == 85000000000 && card.capability == 90);
+  assert_true(card_find(&card, "plan-device", "80G", &e));
+  assert_true(card.bytes == 80000000000);
+  assert_true(card_find(&card, "plan-device", "24Gi", &e));
+  assert_true(card.bytes == (int64_t)24 << 30);
+  static const char *const wrong[] = {"h1000", "80", "80GB", "-3G", "0.5G", "", "nan", "1e30G"};
+  for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+    if (card_find(&card, "plan-device", wrong[i], &e)) fail_msg("%s was taken", wrong[i]);
+    assert_int_equal(e.code, EXIT_USAGE);
+    assert_non_null(strstr(e.text, "rtx4090"));
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(promised_lengths),       cmocka_unit_test(nothing_longer_fits),
+      cmocka_unit_test(less_memory_costs_time), cmocka_unit_test(given_flags_stay),
+      cmocka_unit_test(costs_are_ordered),      cmocka_unit_test(cards_by_name_and_size),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
