@@ -94,8 +94,7 @@ typedef struct LayerBuffers {
   BufferId mlp_gu; /* [mlp rows, 2 FF] */
   BufferId mlp_h;  /* [mlp rows, FF] */
   BufferId x_out;  /* [N, C] the next layer's input; may be x_mid, the MLP then adds in place */
-  BufferId host_x, host_o,
-      host_lse; /* where this pass puts x, o and lse in host memory; NO_BUFFER: nowhere */
+  BufferId host_x, host_o, host_lse; /* on the host: where this pass puts x, o and lse; or NO_BUFFER */
 } LayerBuffers;
 
 /* One pass through a layer's forward: when, and in which buffers. */
