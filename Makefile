@@ -1,5 +1,5 @@
 # train_llama: `make` builds ./train_llama, `make test` runs the tests, `make demo` trains the demo.
-# With nvcc: `make ptxas-check`; with a GPU: `make gpu-check`, `make gpu-bench`.
+# With nvcc: `make ptxas-check`; with cuDNN: `make cudnn-check`; with a GPU: `make gpu-check`, `make gpu-bench`.
 #
 #   CUDA=0        no CUDA even where nvcc is found (default: nvcc where there is one)
 #   ARCH="80 90"  compute capabilities to build for, with nvcc; chips later than the last take its PTX
@@ -113,6 +113,9 @@ $(BUILD)/tokenize_faulty: $(BUILD)/tokenizer/tool/tokenize.c.o $(BUILD)/test/fau
 	$(call SAY,link)
 	$(Q)$(LINK)
 
+# cuDNN's place is taken by a stand-in where there is no GPU
+$(BUILD)/test_attention_cudnn: LDLIBS += -Wl,--wrap=cudnn_open
+
 # the program with a disk that fails, for test_faults
 $(BUILD)/train_llama_faulty: LDLIBS += $(foreach f,write fsync rename,-Wl,--wrap=$(f))
 $(BUILD)/train_llama_faulty: $(BUILD)/train_llama.cu.o $(BUILD)/test/fault_io.c.o $(OBJECTS)
@@ -143,9 +146,12 @@ test:
 	@BUILD=$(BUILD) test/run_tests.sh $(TESTS)
 
 # Registers and spills of the kernels against test/ptxas_table.txt; UPDATE=1 writes it anew.
-.PHONY: ptxas-check gpu-check gpu-bench
+.PHONY: ptxas-check cudnn-check gpu-check gpu-bench
 ptxas-check:
 	@NVCC="$(NVCC)" NVCCFLAGS="-std=c++17 -O3 $(GENCODE) $(INCLUDE)" test/ptxas_check.sh $(if $(UPDATE),--update)
+# cuDNN's plans for every attention of the presets on every chip that is described; needs cuDNN, not a GPU.
+cudnn-check: $(BUILD)/test_cudnn_plans
+	@CUDNN_PLANS=all $<
 # Blocks of CUDA threads, emulated by threads of the CPU, under the thread sanitizer.
 THREADED := $(addprefix build/cpu-thread/,test_block test_flash)
 .PHONY: thread-check

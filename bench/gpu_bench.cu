@@ -225,9 +225,10 @@ static void open_step(Bench *b, StepRun *s, int64_t L, const RunShape *shape, bo
   *s = StepRun{};
   CHECK(config_preset(&s->config, b->rehearse ? "demo" : "llama3-8b"), "no such preset");
   s->config.L = L;
+  Error e = {};
+  schedule_prepare_attention(&s->config, shape, &b->dev, false, &e);
   s->schedule = schedule_new(&s->config, shape, &b->dev);
   if (!open) return;
-  Error e = {};
   CHECK(model_open(&s->model, &s->config, s->schedule, &b->dev, false, &e), "%s", e.text);
   model_init(&s->model, 1);
   s->step = model_step_batch(&s->model, 1);

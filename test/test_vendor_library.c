@@ -21,6 +21,7 @@ static const VendorFunction answer[] = {{"fake_answer", offsetof(Table, answer)}
 static const VendorFunction missing[] = {{"fake_answer", offsetof(Table, answer)},
                                          {"fake_question", offsetof(Table, answer)}};
 
+static const char advice[] = "Install fakes, or use --device cpu.";
 static char root[] = "/tmp/train_llama_vendor_XXXXXX";
 
 static void run(const char *format, const char *a, const char *b) {
@@ -54,8 +55,8 @@ static int teardown(void **state) {
 static void assert_answers(const char *file, int value) {
   Error e = {0};
   Table t = {0};
-  void *library = vendor_library_open(file, &e);
-  if (!library || !vendor_library_bind(library, file, answer, 1, &t, &e)) fail_msg("%s", e.text);
+  void *library = vendor_library_open(file, advice, &e);
+  if (!library || !vendor_library_bind(library, file, answer, 1, &t, advice, &e)) fail_msg("%s", e.text);
   assert_int_equal(t.answer(), value);
 }
 
@@ -93,7 +94,7 @@ static void lists_where_it_looked(void **state) {
   Error e = {0};
   setenv("CUDA_HOME", "/nowhere/cuda", 1);
   setenv("VIRTUAL_ENV", "/nowhere/venv", 1);
-  assert_null(vendor_library_open("libfake_nowhere.so.13", &e));
+  assert_null(vendor_library_open("libfake_nowhere.so.13", advice, &e));
   assert_int_equal(e.code, EXIT_USAGE);
   const char *expected[] = {"libfake_nowhere.so.13", "LD_LIBRARY_PATH",
                             "/nowhere/cuda/lib64",   "/nowhere/venv/lib/python3*/site-packages/nvidia/*/lib",
@@ -110,7 +111,7 @@ static void shows_what_cannot_be_opened(void **state) {
   snprintf(path, sizeof path, "%s/broken", root);
   setenv("CUDA_HOME", path, 1);
   run("mkdir -p '%s/lib64' && echo text >'%s/lib64/libfake_broken.so.13'", path, path);
-  assert_null(vendor_library_open("libfake_broken.so.13", &e));
+  assert_null(vendor_library_open("libfake_broken.so.13", advice, &e));
   assert_non_null(strstr(e.text, "/broken/lib64/libfake_broken.so.13: "));
 }
 
@@ -122,9 +123,9 @@ static void names_a_function_that_is_missing(void **state) {
   make_library("cuda/lib64", "libfake_old.so.13", 6);
   snprintf(path, sizeof path, "%s/cuda", root);
   setenv("CUDA_HOME", path, 1);
-  void *library = vendor_library_open("libfake_old.so.13", &e);
+  void *library = vendor_library_open("libfake_old.so.13", advice, &e);
   assert_non_null(library);
-  assert_false(vendor_library_bind(library, "libfake_old.so.13", missing, 2, &t, &e));
+  assert_false(vendor_library_bind(library, "libfake_old.so.13", missing, 2, &t, advice, &e));
   assert_int_equal(e.code, EXIT_USAGE);
   assert_non_null(strstr(e.text, "libfake_old.so.13 has no function fake_question"));
 }

@@ -109,9 +109,15 @@ static bool open_saved_state(Run *r, Error *e) {
   return !r->resumed.path[0] || saved_state_check_model(&r->resumed, &r->o, &r->config, e);
 }
 
+/* Says so where a GPU's attention is not the fastest that there is. */
+static void prepare_attention(Run *r, const RunShape *shape) {
+  Error why = {0};
+  if (!schedule_prepare_attention(&r->config, shape, &r->dev, false, &why) && r->dev.kind == DEVICE_CUDA)
+    fprintf(stderr, "# attention without cuDNN: %.*s\n", (int)strcspn(why.text, "\n"), why.text);
+}
+
 static const AttentionMethod *layer_attention(const Run *r, const RunShape *shape, int64_t l, Error *e) {
-  AttentionShape a =
-      schedule_attention(&r->config, l, shape->B, shape->T, shape->attn_groups > 1 ? shape->attn_groups : 1);
+  AttentionShape a = schedule_attention(&r->config, l, shape->B, shape->T, schedule_groups(shape));
   return attention_choose(&r->dev, shape->dtype, &a, e);
 }
 
@@ -133,8 +139,15 @@ bool run_open(Run *r, Error *e) {
   RunShape shape = setup_shape(o);
   /* a plan is the same on every machine, a run heeds what is there */
   if (!o->plan) shape.most_bytes = (int64_t)device_free_bytes(&r->dev);
+  prepare_attention(r, &shape);
   if (!check_attention(r, &shape, e)) return false;
   r->schedule = schedule_new(&r->config, &shape, &r->dev);
+  if (schedule_groups(&r->schedule->shape) != schedule_groups(&shape)) { /* chosen for want of memory */
+    shape.attn_groups = schedule_groups(&r->schedule->shape);
+    schedule_free(r->schedule);
+    prepare_attention(r, &shape);
+    r->schedule = schedule_new(&r->config, &shape, &r->dev);
+  }
   if (o->plan) return true;
   if (!check_out(r, e) || !open_saved_state(r, e) || !open_weights(r, e) || !open_data(r, e)) return false;
   r->roof = matmul_measure_rate(&r->dev, shape.dtype, 0.03);

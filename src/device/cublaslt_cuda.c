@@ -12,9 +12,10 @@ static const VendorFunction functions[] = {CUBLASLT_FUNCTIONS(ENTRY)};
 
 bool cublaslt_open(CublasLt *blas, Error *e) {
   const char *file_name = "libcublasLt.so." TEXT(CUBLAS_VER_MAJOR);
-  void *library = vendor_library_open(file_name, e);
-  if (!library ||
-      !vendor_library_bind(library, file_name, functions, sizeof functions / sizeof *functions, blas, e))
+  const char *advice = "Install CUDA's libraries, or use --device cpu.";
+  void *library = vendor_library_open(file_name, advice, e);
+  if (!library || !vendor_library_bind(library, file_name, functions, sizeof functions / sizeof *functions,
+                                       blas, advice, e))
     return false;
   cublasStatus_t status = blas->Create(&blas->handle);
   return status == CUBLAS_STATUS_SUCCESS ||

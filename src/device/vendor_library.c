@@ -40,7 +40,7 @@ static void *open_first(const char *pattern, char *broken, size_t broken_size) {
   return library;
 }
 
-void *vendor_library_open(const char *file_name, Error *e) {
+void *vendor_library_open(const char *file_name, const char *advice, Error *e) {
   void *library = dlopen(file_name, MODE);
   char tried[1200] = "", broken[400] = "";
   for (size_t i = 0; i < sizeof places / sizeof *places && !library; i++) {
@@ -56,18 +56,18 @@ void *vendor_library_open(const char *file_name, Error *e) {
   if (!library)
     error_usage(e,
                 "found no %s that can be opened.%s%s\nLooked in the loader's path (LD_LIBRARY_PATH, "
-                "ldconfig) and in%s\nInstall CUDA's libraries, or use --device cpu.",
-                file_name, *broken ? "\n" : "", broken, tried);
+                "ldconfig) and in%s\n%s",
+                file_name, *broken ? "\n" : "", broken, tried, advice);
   return library;
 }
 
 bool vendor_library_bind(void *library, const char *file_name, const VendorFunction *functions, size_t count,
-                         void *table, Error *e) {
+                         void *table, const char *advice, Error *e) {
   for (size_t i = 0; i < count; i++) {
     void *function = dlsym(library, functions[i].name);
     if (!function)
-      return error_usage(e, "%s has no function %s.\nInstall a newer version of it, or use --device cpu.",
-                         file_name, functions[i].name);
+      return error_usage(e, "%s has no function %s: it is too old.\n%s", file_name, functions[i].name,
+                         advice);
     memcpy((char *)table + functions[i].offset, &function, sizeof function);
   }
   return true;

@@ -413,6 +413,24 @@ AttentionShape schedule_attention(const Config *c, int64_t l, int64_t B, int64_t
                           .scale = 1.0f / sqrtf((float)c->HS)};
 }
 
+AttentionStrides schedule_attention_strides(const Config *c, int64_t groups) {
+  int64_t NH = c->NH / groups, NKV = c->NKV / groups;
+  int64_t qkv = (NH + 2 * NKV) * c->HS, qk = c->qk_norm ? (NH + NKV) * c->HS : qkv;
+  return (AttentionStrides){.q = qk, .k = qk, .v = qkv, .dq = qkv, .dk = qkv, .dv = qkv};
+}
+
+bool schedule_prepare_attention(const Config *c, const RunShape *shape, Device *dev, bool deterministic,
+                                Error *why) {
+  int64_t groups = schedule_groups(shape);
+  AttentionStrides ld = schedule_attention_strides(c, groups);
+  bool all = true;
+  for (int64_t l = 0; l < c->L; l++) {
+    AttentionShape a = schedule_attention(c, l, shape->B, shape->T, groups);
+    if (!attention_prepare(dev, shape->dtype, &a, &ld, shape->training, deterministic, why)) all = false;
+  }
+  return all;
+}
+
 static void declare_head_and_backward(Schedule *s, const Config *c, const Device *dev) {
   Plan *p = s->plan;
   const RunShape *r = &s->shape;

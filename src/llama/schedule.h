@@ -181,8 +181,23 @@ typedef struct Schedule {
 
 enum { STAGING_ELEMENTS = 1 << 20, UPDATE_SLICE = 1 << 22 };
 
+/* Groups of heads whose attention is computed at a time; 1 where that is to be chosen by schedule_new. */
+static inline int64_t schedule_groups(const RunShape *r) {
+  return r->attn_groups == GROUPS_AUTO ? 1 : r->attn_groups;
+}
+
 /* The attention of layer l on B sequences of T tokens, in one of `groups` groups of its heads. */
 AttentionShape schedule_attention(const Config *c, int64_t l, int64_t B, int64_t T, int64_t groups);
+
+/* Rows of the attention's operands, in one of `groups` groups: queries and keys lie in those of qkv or, when
+ * they are normed, in a buffer of their own; all gradients in those of d_qkv. */
+AttentionStrides schedule_attention_strides(const Config *c, int64_t groups);
+
+/* Prepares the attention of every layer, in the shape's groups of heads (attention_prepare); before
+ * schedule_new(), which then knows the workspace. False, with a reason in *why, when some layer has none that
+ * is prepared. */
+bool schedule_prepare_attention(const Config *c, const RunShape *shape, Device *dev, bool deterministic,
+                                Error *why);
 
 /* Plans a run. The device is asked for its workspaces and limits only; nothing is allocated on it. */
 Schedule *schedule_new(const Config *c, const RunShape *shape, const Device *dev);

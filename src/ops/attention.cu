@@ -1,6 +1,7 @@
 /* Which implementation of the attention takes a shape. */
 #include "ops/attention_cpu.h"
 #ifdef __CUDACC__
+#include "ops/attention_cudnn_cuda.h"
 #include "ops/attention_flash.h"
 #endif
 
@@ -13,7 +14,12 @@ static const AttentionMethod own_cuda = {"own (cuda)", attention_flash_forward_w
                                          attention_flash_backward_workspace, attention_flash_forward,
                                          attention_flash_backward};
 
-static const AttentionMethod *choose_cuda(const AttentionShape *s, Error *e) {
+static const AttentionMethod cudnn = {"cuDNN", attention_cudnn_forward_workspace,
+                                      attention_cudnn_backward_workspace, attention_cudnn_cuda_forward,
+                                      attention_cudnn_cuda_backward};
+
+static const AttentionMethod *choose_cuda(const Device *dev, DType dt, const AttentionShape *s, Error *e) {
+  if (attention_cudnn_prepared(dev, dt, s)) return &cudnn;
   if (s->HS <= FLASH_MOST_HS) return &own_cuda;
   error_usage(e, "heads of %lld numbers, expected at most %d on a GPU.\nUse --device cpu.", (long long)s->HS,
               FLASH_MOST_HS);
@@ -27,10 +33,19 @@ const AttentionMethod *attention_choose(const Device *dev, DType dt, const Atten
         "attention: %lld query heads on %lld key/value heads of %lld, window %lld", (long long)s->NH,
         (long long)s->NKV, (long long)s->HS, (long long)s->window);
 #ifdef __CUDACC__
-  if (dev->kind == DEVICE_CUDA) return choose_cuda(s, e);
+  if (dev->kind == DEVICE_CUDA) return choose_cuda(dev, dt, s, e);
 #endif
   (void)dev, (void)e;
   return &own_cpu;
+}
+
+bool attention_prepare(Device *dev, DType dt, const AttentionShape *s, const AttentionStrides *ld,
+                       bool training, bool deterministic, Error *why) {
+#ifdef __CUDACC__
+  if (dev->kind == DEVICE_CUDA) return attention_cudnn_prepare(dev, dt, s, ld, training, deterministic, why);
+#endif
+  (void)dev, (void)dt, (void)s, (void)ld, (void)training, (void)deterministic;
+  return error_usage(why, "the CPU needs no plans");
 }
 
 static const AttentionMethod *chosen(const Device *dev, DType dt, const AttentionShape *s) {

@@ -21,6 +21,18 @@ typedef struct Heads {
   int64_t ld;
 } Heads;
 
+/* Row strides of the six tensors of heads. */
+typedef struct AttentionStrides {
+  int64_t q, k, v, dq, dk, dv;
+} AttentionStrides;
+
+/* Makes ready what calls of that shape, with those row strides, can be computed by faster: a vendor's plans,
+ * which take half a second each, so it is asked for before the first step. deterministic: the same bits from
+ * every run. False where there is no such thing, and the first line of *why says why; calls are computed all
+ * the same. */
+bool attention_prepare(Device *dev, DType dt, const AttentionShape *s, const AttentionStrides *ld,
+                       bool training, bool deterministic, Error *why);
+
 /* One implementation of the functions below. */
 typedef struct AttentionMethod {
   const char *name; /* as the configuration prints it */

@@ -1,0 +1,267 @@
+/* The attention through cuDNN against the CPU's own, both in bf16. On a GPU the library computes it
+ * (TEST_DEVICE=cuda); without one, a stand-in does what the graph that is given to cuDNN says, so that the
+ * graph, its strides and its operands are known to be those of the attention. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+extern "C" {
+#include <cmocka.h>
+}
+
+#include <math.h>
+
+#include "fake_cudnn.cuh" // defines: fake_cudnn
+#include "ops/attention_cudnn.h"
+#ifdef __CUDACC__
+#include "ops/attention_cudnn_cuda.h"
+#endif
+#include "tensor.cuh" // defines: Tensor, tensor_new, tensor_get, tensor_random, tensor_guards_whole
+
+/* The linker puts this in cudnn_open's place. */
+extern "C" bool __real_cudnn_open(Cudnn *cudnn, Error *e);
+extern "C" bool __wrap_cudnn_open(Cudnn *cudnn, Error *e) {
+  if (on_cuda()) return __real_cudnn_open(cudnn, e);
+  fake_cudnn(cudnn);
+  return true;
+}
+
+/* T: of a GPU, and of the stand-in, which is slow. */
+typedef struct Case {
+  const char *name;
+  int64_t B, T, fake_T, NH, NKV, HS, window;
+  bool apart; /* queries and keys have a buffer of their own */
+} Case;
+
+static AttentionShape shape_of(const Case *c) {
+  return AttentionShape{c->B, on_cuda() ? c->T : c->fake_T, c->NH, c->NKV, c->HS, c->window, 0.3f};
+}
+
+static AttentionStrides strides_of(const Case *c) {
+  int64_t qkv = (c->NH + 2 * c->NKV) * c->HS, qk = c->apart ? (c->NH + c->NKV) * c->HS : qkv;
+  return AttentionStrides{qk, qk, qkv, qkv, qkv, qkv};
+}
+
+/* What goes in, and what comes out of one of the two. */
+typedef struct Operands {
+  Tensor qk, qkv, dout, o, lse, d_qkv;
+} Operands;
+
+static Operands operands_new(const Case *c) {
+  AttentionShape s = shape_of(c);
+  AttentionStrides ld = strides_of(c);
+  int64_t rows = s.B * s.T, C = s.NH * s.HS;
+  Operands t;
+  t.qk = tensor_new(DT_BF16, rows, ld.q, ld.q);
+  t.qkv = tensor_new(DT_BF16, rows, ld.v, ld.v);
+  t.dout = tensor_new(DT_BF16, rows, C, C);
+  t.o = tensor_new(DT_BF16, rows, C, C);
+  t.lse = tensor_new(DT_FP32, s.B * s.NH, s.T, s.T);
+  t.d_qkv = tensor_new(DT_BF16, rows, ld.dq, ld.dq);
+  tensor_random(&t.qk, 1, 1);
+  tensor_random(&t.qkv, 1, 2);
+  tensor_random(&t.dout, 1, 3);
+  return t;
+}
+
+static void operands_free(Operands *t) {
+  Tensor *all[] = {&t->qk, &t->qkv, &t->dout, &t->o, &t->lse, &t->d_qkv};
+  for (Tensor *x : all) tensor_free(x);
+}
+
+/* The heads from one on, in rows of qkv. */
+static Heads heads_from(void *rows, int64_t ld, const Case *c, int64_t head) {
+  return Heads{(bf16 *)rows + head * c->HS, ld};
+}
+
+/* All as pointers for whoever computes. */
+typedef struct Pointers {
+  Heads q, k, v, dq, dk, dv;
+  void *dout, *o;
+  float *lse;
+} Pointers;
+
+static Pointers pointers(const Case *c, const Operands *t, void *(*of)(const Tensor *)) {
+  AttentionStrides ld = strides_of(c);
+  void *qk = of(c->apart ? &t->qk : &t->qkv), *qkv = of(&t->qkv), *d_qkv = of(&t->d_qkv);
+  Pointers p;
+  p.q = heads_from(qk, ld.q, c, 0);
+  p.k = heads_from(qk, ld.k, c, c->NH);
+  p.v = heads_from(qkv, ld.v, c, c->NH + c->NKV);
+  p.dq = heads_from(d_qkv, ld.dq, c, 0);
+  p.dk = heads_from(d_qkv, ld.dk, c, c->NH);
+  p.dv = heads_from(d_qkv, ld.dv, c, c->NH + c->NKV);
+  p.dout = of(&t->dout), p.o = of(&t->o), p.lse = (float *)of(&t->lse);
+  return p;
+}
+
+static void *for_host(const Tensor *t) {
+  return (char *)mirror_write(t->memory) + GUARD_BYTES;
+}
+static void *for_device(const Tensor *t) {
+  return on_device(t);
+}
+
+static void compute_on_cpu(const Case *c, const Operands *t) {
+  Device cpu;
+  Error e = {};
+  CHECK(device_open(&cpu, "cpu", 0, &e), "%s", e.text);
+  AttentionShape s = shape_of(c);
+  Pointers p = pointers(c, t, for_host);
+  void *forward = malloc(attention_forward_workspace(&cpu, DT_BF16, &s));
+  void *backward = malloc(attention_backward_workspace(&cpu, DT_BF16, &s));
+  attention_forward(&cpu, DT_BF16, p.o, p.lse, p.q, p.k, p.v, &s, forward);
+  attention_backward(&cpu, DT_BF16, p.dq, p.dk, p.dv, p.dout, p.o, p.lse, p.q, p.k, p.v, &s, backward);
+  free(forward);
+  free(backward);
+  device_close(&cpu);
+}
+
+/* A workspace that is watched at both ends. */
+static Tensor workspace_new(size_t bytes) {
+  return tensor_new(DT_FP32, 1, (int64_t)(bytes / 4), (int64_t)(bytes / 4));
+}
+
+/* Through attention.h, as a run does it. */
+static void compute_on_device(Device *dev, const Case *c, const Operands *t) {
+  AttentionShape s = shape_of(c);
+  AttentionStrides ld = strides_of(c);
+  Error why = {};
+  if (!attention_prepare(dev, DT_BF16, &s, &ld, true, false, &why)) fail_msg("%s: %s", c->name, why.text);
+  Tensor forward = workspace_new(attention_forward_workspace(dev, DT_BF16, &s));
+  Tensor backward = workspace_new(attention_backward_workspace(dev, DT_BF16, &s));
+  Pointers p = pointers(c, t, for_device);
+  attention_forward(dev, DT_BF16, p.o, p.lse, p.q, p.k, p.v, &s, on_device(&forward));
+  attention_backward(dev, DT_BF16, p.dq, p.dk, p.dv, p.dout, p.o, p.lse, p.q, p.k, p.v, &s,
+                     on_device(&backward));
+  assert_true(tensor_guards_whole(&forward) && tensor_guards_whole(&backward));
+  tensor_free(&forward);
+  tensor_free(&backward);
+}
+
+static void compute_by_stand_in(const Case *c, const Operands *t) {
+  AttentionCall call = {shape_of(c), strides_of(c), false};
+  Error e = {};
+  AttentionCudnn *a = attention_cudnn_open(NULL, &e);
+  assert_non_null(a);
+  const AttentionPlan *forward = attention_cudnn_plan(a, &call, &e);
+  call.backward = true;
+  const AttentionPlan *backward = attention_cudnn_plan(a, &call, &e);
+  assert_true(forward && backward);
+  Tensor f = workspace_new(attention_plan_workspace(forward));
+  Tensor b = workspace_new(attention_plan_workspace(backward));
+  Pointers p = pointers(c, t, for_host);
+  float scale = call.shape.scale;
+  assert_true(attention_cudnn_forward(a, forward, p.o, p.lse, p.q, p.k, p.v, scale, for_host(&f), &e));
+  assert_true(attention_cudnn_backward(a, backward, p.dq, p.dk, p.dv, p.dout, p.o, p.lse, p.q, p.k, p.v,
+                                       scale, for_host(&b), &e));
+  assert_true(tensor_guards_whole(&f) && tensor_guards_whole(&b));
+  tensor_free(&f);
+  tensor_free(&b);
+  attention_cudnn_close(a);
+}
+
+/* Relative L2 distance of columns [from, to). */
+static double distance(const Tensor *found, const Tensor *expected, int64_t from, int64_t to) {
+  double difference = 0, norm = 0;
+  for (int64_t i = 0; i < found->rows; i++) {
+    for (int64_t j = from; j < to; j++) {
+      double x = tensor_get(found, i, j), y = tensor_get(expected, i, j);
+      difference += (x - y) * (x - y);
+      norm += y * y;
+    }
+  }
+  return sqrt(difference / norm);
+}
+
+/* Roundings to bf16 that the two do not share: of p and ds, and of dk and dv of each query head; three at
+ * most, each of 2^-9 on average, or less. lse is a sum in fp32, of exponentials that a GPU has to 2^-22. */
+static const double MOST = 3 * 0x1p-9, MOST_LSE = 1e-5;
+
+static void assert_close(const Case *c, const char *what, const Tensor *found, const Tensor *expected,
+                         int64_t from, int64_t to, double most) {
+  double d = distance(found, expected, from, to);
+  if (!(d <= most)) fail_msg("%s: %s is off by %.2e, expected at most %.2e", c->name, what, d, most);
+}
+
+static void compare(const Case *c, const Operands *found, const Operands *expected) {
+  int64_t C = c->NH * c->HS, Ck = c->NKV * c->HS;
+  assert_close(c, "o", &found->o, &expected->o, 0, C, MOST);
+  assert_close(c, "lse", &found->lse, &expected->lse, 0, found->lse.cols, MOST_LSE);
+  assert_close(c, "dq", &found->d_qkv, &expected->d_qkv, 0, C, MOST);
+  assert_close(c, "dk", &found->d_qkv, &expected->d_qkv, C, C + Ck, MOST);
+  assert_close(c, "dv", &found->d_qkv, &expected->d_qkv, C + Ck, C + 2 * Ck, MOST);
+  const Tensor *watched[] = {&found->qk, &found->qkv, &found->dout, &found->o, &found->lse, &found->d_qkv};
+  for (const Tensor *t : watched) assert_true(tensor_guards_whole(t));
+}
+
+/* dev: the GPU, or NULL for the stand-in */
+static void check_case(Device *dev, const Case *c) {
+  Operands expected = operands_new(c), found = operands_new(c);
+  compute_on_cpu(c, &expected);
+  if (dev)
+    compute_on_device(dev, c, &found);
+  else
+    compute_by_stand_in(c, &found);
+  compare(c, &found, &expected);
+  operands_free(&expected);
+  operands_free(&found);
+}
+
+static const Case cases[] = {
+    {"one head", 1, 512, 48, 1, 1, 64, 0, false},
+    {"grouped heads", 2, 1024, 40, 4, 2, 64, 0, false},
+    {"one key head, two sequences", 2, 777, 33, 6, 1, 128, 0, false},
+    {"a window", 1, 1000, 41, 4, 2, 64, 7, false},
+    {"a window as long as the sequence", 1, 1000, 41, 4, 2, 64, 1000, false},
+    {"queries and keys apart", 2, 300, 30, 4, 2, 128, 0, true},
+    {"96 in a head, apart, a window", 2, 515, 35, 3, 3, 96, 20, true},
+};
+
+static void computes_the_attention(void **) {
+  Device dev;
+  Cudnn cudnn;
+  Error e = {};
+  if (!cudnn_open(&cudnn, &e)) {
+    print_message("SKIPPED: %s\n", e.text);
+    skip();
+  }
+  open_test_device(&dev, 0);
+  for (const Case &c : cases) check_case(on_cuda() ? &dev : NULL, &c);
+  device_close(&dev);
+}
+
+/* The way from attention.h to the library, on a device that claims to be a GPU. */
+static void goes_through_the_device(void **) {
+#ifdef __CUDACC__
+  if (on_cuda()) skip(); /* the other test does */
+  const Case c = {"on a device", 1, 256, 256, 2, 1, 8, 0, false};
+  CudaDevice hopper = {};
+  hopper.capability = 90;
+  Device dev = {};
+  dev.kind = DEVICE_CUDA;
+  dev.cuda = &hopper;
+  AttentionShape s = shape_of(&c), shorter = s;
+  AttentionStrides ld = strides_of(&c);
+  Error why = {};
+  assert_false(attention_prepare(&dev, DT_FP32, &s, &ld, true, false, &why));
+  assert_false(attention_prepare(&dev, DT_BF16, &s, &ld, true, true, &why));
+  assert_false(attention_cudnn_prepared(&dev, DT_BF16, &s));
+  check_case(&dev, &c);
+  assert_true(attention_cudnn_prepared(&dev, DT_BF16, &s));
+  assert_false(attention_cudnn_prepared(&dev, DT_FP32, &s));
+  shorter.T = 255;
+  assert_false(attention_cudnn_prepared(&dev, DT_BF16, &shorter));
+  dev.extra[EXTRA_ATTENTION].close(dev.extra[EXTRA_ATTENTION].data);
+#else
+  print_message("SKIPPED: the way to cuDNN through a CUDA device, in a build without CUDA\n");
+  skip();
+#endif
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(computes_the_attention),
+                                     cmocka_unit_test(goes_through_the_device)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
