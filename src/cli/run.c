@@ -117,7 +117,8 @@ static void prepare_attention(Run *r, const RunShape *shape) {
 }
 
 static const AttentionMethod *layer_attention(const Run *r, const RunShape *shape, int64_t l, Error *e) {
-  AttentionShape a = schedule_attention(&r->config, l, shape->B, shape->T, schedule_groups(shape));
+  int64_t groups = shape->attn_groups == GROUPS_AUTO ? 1 : shape->attn_groups;
+  AttentionShape a = schedule_attention(&r->config, l, shape->B, shape->T, groups);
   return attention_choose(&r->dev, shape->dtype, &a, e);
 }
 
@@ -126,6 +127,21 @@ static bool check_attention(const Run *r, const RunShape *shape, Error *e) {
   for (int64_t l = 0; l < r->config.L; l++)
     if (!layer_attention(r, shape, l, e))
       return error_prefix(e, "the attention of layer %lld: ", (long long)l);
+  return true;
+}
+
+/* The schedule, after the attention of its shape was prepared: in groups only where there is no room for all
+ * heads at a time. */
+static bool open_schedule(Run *r, RunShape shape, Error *e) {
+  prepare_attention(r, &shape);
+  if (!check_attention(r, &shape, e)) return false;
+  r->schedule = schedule_new(&r->config, &shape, &r->dev);
+  int64_t groups = r->schedule->shape.attn_groups;
+  if (shape.attn_groups != GROUPS_AUTO || groups == 1) return true;
+  schedule_free(r->schedule);
+  shape.attn_groups = groups;
+  prepare_attention(r, &shape);
+  r->schedule = schedule_new(&r->config, &shape, &r->dev);
   return true;
 }
 
@@ -139,15 +155,7 @@ bool run_open(Run *r, Error *e) {
   RunShape shape = setup_shape(o);
   /* a plan is the same on every machine, a run heeds what is there */
   if (!o->plan) shape.most_bytes = (int64_t)device_free_bytes(&r->dev);
-  prepare_attention(r, &shape);
-  if (!check_attention(r, &shape, e)) return false;
-  r->schedule = schedule_new(&r->config, &shape, &r->dev);
-  if (schedule_groups(&r->schedule->shape) != schedule_groups(&shape)) { /* chosen for want of memory */
-    shape.attn_groups = schedule_groups(&r->schedule->shape);
-    schedule_free(r->schedule);
-    prepare_attention(r, &shape);
-    r->schedule = schedule_new(&r->config, &shape, &r->dev);
-  }
+  if (!open_schedule(r, shape, e)) return false;
   if (o->plan) return true;
   if (!check_out(r, e) || !open_saved_state(r, e) || !open_weights(r, e) || !open_data(r, e)) return false;
   r->roof = matmul_measure_rate(&r->dev, shape.dtype, 0.03);

@@ -130,10 +130,8 @@ QkPrepare layer_qk_prepare(const Model *m, const LayerWeights *w) {
   return p;
 }
 
-QkvHeads qkv_heads(const Config *c, int64_t groups, DType dt, void *qkv, void *qk) {
-  AttentionStrides ld = schedule_attention_strides(c, groups);
-  int64_t NH = c->NH / groups, NKV = c->NKV / groups, HS = c->HS;
-  int64_t ld_qkv = ld.v, ld_qk = qk ? ld.q : ld.v;
+QkvHeads qkv_heads(int64_t NH, int64_t NKV, int64_t HS, DType dt, void *qkv, void *qk) {
+  int64_t ld_qkv = (NH + 2 * NKV) * HS, ld_qk = qk ? (NH + NKV) * HS : ld_qkv;
   char *prepared = (char *)(qk ? qk : qkv);
   size_t e = dtype_size(dt);
   return QkvHeads{{prepared, ld_qk},
@@ -144,7 +142,7 @@ QkvHeads qkv_heads(const Config *c, int64_t groups, DType dt, void *qkv, void *q
 static QkvHeads qkv_heads_of(Model *m, const LayerBuffers *buf) {
   void *qk = buf->qk == NO_BUFFER ? NULL : arena_get(&m->arena, buf->qk);
   const Config *c = m->config;
-  return qkv_heads(c, 1, m->schedule->shape.dtype, arena_get(&m->arena, buf->qkv), qk);
+  return qkv_heads(c->NH, c->NKV, c->HS, m->schedule->shape.dtype, arena_get(&m->arena, buf->qkv), qk);
 }
 
 static MlpInside mlp_inside_of(Model *m, int64_t l, const LayerBuffers *buf) {
@@ -237,7 +235,7 @@ static void attention_heads_backward(Model *m, int64_t l) {
   const Arena *a = &m->arena;
   DType dt = s->shape.dtype;
   QkvHeads h = qkv_heads_of(m, buf);
-  QkvHeads d = qkv_heads(c, 1, dt, arena_get(a, s->d_qkv), NULL);
+  QkvHeads d = qkv_heads(c->NH, c->NKV, c->HS, dt, arena_get(a, s->d_qkv), NULL);
   AttentionShape shape = schedule_attention(c, l, s->shape.B, s->shape.T, 1);
   attention_backward(m->dev, dt, d.q, d.k, d.v, arena_get(a, s->d_o), arena_get(a, buf->o),
                      (const float *)arena_get(a, buf->lse), h.q, h.k, h.v, &shape,

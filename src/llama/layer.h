@@ -32,12 +32,12 @@ bool gradients_ready(Model *m, int64_t unit);
 /* The stage between projection and attention, of all heads. */
 QkPrepare layer_qk_prepare(const Model *m, const LayerWeights *w);
 
-/* The NH + 2 NKV heads of a row, or those of one of `groups` groups, as the attention takes them. */
+/* The NH + 2 NKV heads of a row as the attention takes them. */
 typedef struct QkvHeads {
   Heads q, k, v;
 } QkvHeads;
 /* qk: the prepared queries and keys when they are not in qkv itself, else NULL. */
-QkvHeads qkv_heads(const Config *c, int64_t groups, DType dt, void *qkv, void *qk);
+QkvHeads qkv_heads(int64_t NH, int64_t NKV, int64_t HS, DType dt, void *qkv, void *qk);
 
 /* The forward of layer l in the buffers and at the moments of `pass`; parts that it skips are not done. */
 void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_t T);

@@ -83,7 +83,7 @@ static QkvHeads group_qkv(Model *m, const LayerBuffers *buf, const LayerWeights 
   *prepare = layer_qk_prepare(m, w);
   prepare->NH = g.NH;
   prepare->NKV = g.NKV;
-  QkvHeads h = qkv_heads(c, s->shape.attn_groups, dt, qkv, buffer(m, s->group.qk));
+  QkvHeads h = qkv_heads(g.NH, g.NKV, c->HS, dt, qkv, buffer(m, s->group.qk));
   qk_prepare_forward(m->dev, dt, h.q.data, h.q.ld, qkv, g.qkv, prepare, N);
   return h;
 }
@@ -155,7 +155,7 @@ void grouped_attention_backward(Model *m, int64_t l, const LayerWeights *w) {
   AttentionShape shape = group_shape(m, l, s->shape.B, s->shape.T);
   void *o = buffer(m, buf->o), *group_o = buffer(m, s->group.o), *d_o = buffer(m, s->group.d_o);
   void *d_qkv = buffer(m, s->group.d_qkv), *d_kv = buffer(m, s->group.d_kv);
-  QkvHeads d = qkv_heads(c, s->shape.attn_groups, dt, d_qkv, NULL);
+  QkvHeads d = qkv_heads(g.NH, g.NKV, c->HS, dt, d_qkv, NULL);
   for (int64_t i = 0; i < s->shape.attn_groups; i++) {
     QkPrepare prepare;
     QkvHeads h = group_qkv(m, buf, w, i, N, &prepare);

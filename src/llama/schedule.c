@@ -421,7 +421,7 @@ AttentionStrides schedule_attention_strides(const Config *c, int64_t groups) {
 
 bool schedule_prepare_attention(const Config *c, const RunShape *shape, Device *dev, bool deterministic,
                                 Error *why) {
-  int64_t groups = schedule_groups(shape);
+  int64_t groups = shape->attn_groups == GROUPS_AUTO ? 1 : shape->attn_groups;
   AttentionStrides ld = schedule_attention_strides(c, groups);
   bool all = true;
   for (int64_t l = 0; l < c->L; l++) {

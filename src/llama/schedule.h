@@ -94,7 +94,8 @@ typedef struct LayerBuffers {
   BufferId mlp_gu; /* [mlp rows, 2 FF] */
   BufferId mlp_h;  /* [mlp rows, FF] */
   BufferId x_out;  /* [N, C] the next layer's input; may be x_mid, the MLP then adds in place */
-  BufferId host_x, host_o, host_lse; /* on the host: where this pass puts x, o and lse; or NO_BUFFER */
+  BufferId host_x, host_o,
+      host_lse; /* where this pass puts x, o and lse in host memory; NO_BUFFER: nowhere */
 } LayerBuffers;
 
 /* One pass through a layer's forward: when, and in which buffers. */
@@ -181,21 +182,16 @@ typedef struct Schedule {
 
 enum { STAGING_ELEMENTS = 1 << 20, UPDATE_SLICE = 1 << 22 };
 
-/* Groups of heads whose attention is computed at a time; 1 where that is to be chosen by schedule_new. */
-static inline int64_t schedule_groups(const RunShape *r) {
-  return r->attn_groups == GROUPS_AUTO ? 1 : r->attn_groups;
-}
-
 /* The attention of layer l on B sequences of T tokens, in one of `groups` groups of its heads. */
 AttentionShape schedule_attention(const Config *c, int64_t l, int64_t B, int64_t T, int64_t groups);
 
-/* Rows of the attention's operands, in one of `groups` groups: queries and keys lie in those of qkv or, when
- * they are normed, in a buffer of their own; all gradients in those of d_qkv. */
+/* Rows of the attention's operands, in one of `groups` groups of its heads: queries and keys lie in those of
+ * qkv or, when they are normed, in a buffer of their own; all gradients in those of d_qkv. */
 AttentionStrides schedule_attention_strides(const Config *c, int64_t groups);
 
-/* Prepares the attention of every layer, in the shape's groups of heads (attention_prepare); before
- * schedule_new(), which then knows the workspace. False, with a reason in *why, when some layer has none that
- * is prepared. */
+/* Prepares the attention of every layer (attention_prepare), in as many groups as the shape says (automatic:
+ * in one); before schedule_new(), which then knows the workspace. False, with a reason in *why, when some
+ * layer has none that is prepared. */
 bool schedule_prepare_attention(const Config *c, const RunShape *shape, Device *dev, bool deterministic,
                                 Error *why);
 
