@@ -85,7 +85,7 @@ static void names_a_gradient(void **) {
 static float *weights_of_unit(TinyModel *t, int64_t unit) {
   size_t bytes = (size_t)plan_buffer_bytes(t->schedule->plan, t->schedule->weights[unit]);
   float *copy = (float *)malloc(bytes);
-  memcpy(copy, arena_get(&t->model.arena, t->schedule->weights[unit]), bytes);
+  device_copy(&t->dev, copy, arena_get(&t->model.arena, t->schedule->weights[unit]), bytes, COPY_FROM_DEVICE);
   return copy;
 }
 
@@ -106,7 +106,7 @@ static void stops_before_the_update(void **) {
     const ParamSpec *gate_up = &t.model.params.layer[P_GATE_UP];
     const HfSlice *up = &gate_up->slices[1];
     float *weights = (float *)model_weight(&t.model, 1, gate_up);
-    memset(weights + up->row * gate_up->cols, 0, (size_t)(up->rows * gate_up->cols) * sizeof *weights);
+    fill_constant(&t.dev, weights + up->row * gate_up->cols, DT_FP32, 0, up->rows * gate_up->cols);
     float *before[L + 2];
     for (int64_t u = 0; u < L + 2; u++) before[u] = weights_of_unit(&t, u);
     double loss = model_forward_backward(&t.model, &t.step, &a);

@@ -30,17 +30,27 @@ static void make_pending_copies(void) {
 }
 
 extern "C" {
-void __wrap_device_copy_async(Device *, void *dst, const void *src, size_t bytes, CopyKind) {
+void __real_device_copy_async(Device *dev, void *dst, const void *src, size_t bytes, CopyKind kind);
+void __real_device_operations_wait(Device *dev);
+void __real_device_synchronize(Device *dev);
+
+void __wrap_device_copy_async(Device *dev, void *dst, const void *src, size_t bytes, CopyKind kind) {
+  if (dev->kind != DEVICE_CPU) {
+    __real_device_copy_async(dev, dst, src, bytes, kind);
+    return;
+  }
   CHECK(pending_count < (int)COUNT(pending), "more than %d copies that nobody waits for", pending_count);
   pending[pending_count].dst = dst;
   pending[pending_count].src = src;
   pending[pending_count++].bytes = bytes;
 }
-void __wrap_device_operations_wait(Device *) {
+void __wrap_device_operations_wait(Device *dev) {
   make_pending_copies();
+  __real_device_operations_wait(dev);
 }
-void __wrap_device_synchronize(Device *) {
+void __wrap_device_synchronize(Device *dev) {
   make_pending_copies();
+  __real_device_synchronize(dev);
 }
 }
 
@@ -53,12 +63,16 @@ typedef struct Trained {
   size_t n;
 } Trained;
 
-static void append(Trained *r, const TinyModel *t, BufferId id) {
+static void append(Trained *r, TinyModel *t, BufferId id) {
   if (id == NO_BUFFER) return;
   size_t bytes = (size_t)plan_buffer_bytes(t->schedule->plan, id);
   r->bytes = (char *)realloc(r->bytes, r->n + bytes);
   CHECK(r->bytes, "out of memory");
-  memcpy(r->bytes + r->n, arena_get(&t->model.arena, id), bytes);
+  const void *from = arena_get(&t->model.arena, id);
+  if (plan_buffer_space(t->schedule->plan, id) == SPACE_HOST)
+    memcpy(r->bytes + r->n, from, bytes);
+  else
+    device_copy(&t->dev, r->bytes + r->n, from, bytes, COPY_FROM_DEVICE);
   r->n += bytes;
 }
 
