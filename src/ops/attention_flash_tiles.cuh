@@ -104,6 +104,7 @@ template <int HS, int R, int N>
 __device__ __forceinline__ void row_products(Fragments<R, N> &s, const bf16 *a, const bf16 *b) {
   int lane = threadIdx.x % 32;
   s.clear();
+  warp_converge();
 #pragma unroll
   for (int k = 0; k < HS / 8; k += 2) {
     uint32_t left[R / WARP_ROWS][4];
@@ -127,6 +128,7 @@ __device__ __forceinline__ void row_products(Fragments<R, N> &s, const bf16 *a, 
 template <int HS, int R, int N>
 __device__ __forceinline__ void add_product(Fragments<R, HS> &sum, const Fragments<R, N> &p, const bf16 *b) {
   int lane = threadIdx.x % 32;
+  warp_converge();
 #pragma unroll
   for (int k = 0; k < N / 8; k += 2) {
     uint32_t left[R / WARP_ROWS][4];
