@@ -56,7 +56,7 @@ __device__ __forceinline__ void tile_begin(T *tile, HeadRows<const T> x, int64_t
   bool wide = (((uintptr_t)x.data | (uint64_t)x.ld * sizeof(T)) & 15) == 0 && x.width % chunk_elements == 0;
   int present = rows < ROWS ? (int)rows : ROWS, first = (int)threadIdx.x / chunks;
   int chunk = (int)threadIdx.x % chunks, column = chunk * chunk_elements;
-  if (THREADS % chunks != 0 && first >= rows_at_once) return;
+  if (THREADS % chunks != 0 && first >= rows_at_once) first = ROWS; /* has no column */
   const T *from = x.data + first * x.ld + column;
 #pragma unroll 1
   for (int row = first; row < ROWS; row += rows_at_once, from += rows_at_once * x.ld) {
@@ -73,6 +73,7 @@ __device__ __forceinline__ void tile_begin(T *tile, HeadRows<const T> x, int64_t
         store(&to[j], 0.f);
     }
   }
+  warp_converge();
 }
 
 /* ---- products of a warp ---- */
@@ -104,7 +105,6 @@ template <int HS, int R, int N>
 __device__ __forceinline__ void row_products(Fragments<R, N> &s, const bf16 *a, const bf16 *b) {
   int lane = threadIdx.x % 32;
   s.clear();
-  warp_converge();
 #pragma unroll
   for (int k = 0; k < HS / 8; k += 2) {
     uint32_t left[R / WARP_ROWS][4];
@@ -128,7 +128,6 @@ __device__ __forceinline__ void row_products(Fragments<R, N> &s, const bf16 *a, 
 template <int HS, int R, int N>
 __device__ __forceinline__ void add_product(Fragments<R, HS> &sum, const Fragments<R, N> &p, const bf16 *b) {
   int lane = threadIdx.x % 32;
-  warp_converge();
 #pragma unroll
   for (int k = 0; k < N / 8; k += 2) {
     uint32_t left[R / WARP_ROWS][4];

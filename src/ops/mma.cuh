@@ -15,7 +15,7 @@
 /* Two numbers rounded to bf16, the first one in the lower half. */
 __device__ __forceinline__ uint32_t bf16_pair(float first, float second);
 
-/* After branches that the lanes may have taken differently: the functions below need all of them at once. */
+/* For the end of branches that lanes may take differently: the functions below need all of a warp at once. */
 __device__ __forceinline__ void warp_converge();
 
 /* c [16, 8] += a [16, 16] b [16, 8] */
