@@ -170,19 +170,11 @@ static UNWATCHED char *emulated_turn(EmulatedBarrier *b) {
   return &b->order[b->times % 2];
 }
 
-static inline void emulated_synchronize(EmulatedBarrier *b, int threads) {
-  char *order = emulated_turn(b);
-  emulated_release(order);
-  emulated_wait(b, threads);
-  emulated_acquire(order);
-}
-
 static inline void __syncthreads() {
-  emulated_synchronize(&emulated.block, (int)blockDim.x);
-}
-
-static inline void __syncwarp() {
-  emulated_synchronize(emulated_warp(), 32);
+  char *order = emulated_turn(&emulated.block);
+  emulated_release(order);
+  emulated_wait(&emulated.block, (int)blockDim.x);
+  emulated_acquire(order);
 }
 
 static UNWATCHED uint32_t __ballot_sync(uint32_t, int predicate) {

@@ -60,8 +60,9 @@ static const Case lengths[] = {
 
 /* Windows of one, shorter than a tile, of several tiles, and longer than the sequence. */
 static const Case windows[] = {
-    {1, 65, 1, 1, 8, 1, 1, 1, 16},     {2, 63, 4, 2, 16, 7, 1, 1, 16},  {1, 300, 2, 1, 32, 64, 1, 1, 16},
-    {1, 260, 1, 1, 64, 100, 1, 1, 16}, {1, 150, 2, 2, 64, 65, 1, 1, 0}, {1, 70, 1, 1, 64, 300, 1, 1, 16},
+    {1, 65, 1, 1, 8, 1, 1, 1, 16},     {2, 63, 4, 2, 16, 7, 1, 1, 16},    {1, 300, 2, 1, 32, 64, 1, 1, 16},
+    {1, 260, 1, 1, 64, 100, 1, 1, 16}, {1, 260, 1, 1, 64, 127, 1, 1, 16}, {1, 150, 2, 2, 64, 65, 1, 1, 0},
+    {1, 70, 1, 1, 64, 300, 1, 1, 16},
 };
 
 /* Scores of hundreds: the softmax is all but a choice, and an exponential alone would overflow. */

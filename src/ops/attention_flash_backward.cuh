@@ -73,6 +73,7 @@ template <class T, int HS, bool DK, bool DV> struct AttentionKeysBackward {
       to.lse[i] = there ? lse[at + i] * LOG2_E : 0.f;
       to.delta[i] = there ? delta[at + i] : 0.f;
     }
+    warp_converge();
   }
 
   /* What the queries of one tile add to the warp's keys. */

@@ -56,7 +56,7 @@ __device__ __forceinline__ void tile_begin(T *tile, HeadRows<const T> x, int64_t
   bool wide = (((uintptr_t)x.data | (uint64_t)x.ld * sizeof(T)) & 15) == 0 && x.width % chunk_elements == 0;
   int present = rows < ROWS ? (int)rows : ROWS, first = (int)threadIdx.x / chunks;
   int chunk = (int)threadIdx.x % chunks, column = chunk * chunk_elements;
-  if (THREADS % chunks != 0 && first >= rows_at_once) return;
+  if (THREADS % chunks != 0 && first >= rows_at_once) first = ROWS; /* has no column */
   const T *from = x.data + first * x.ld + column;
 #pragma unroll 1
   for (int row = first; row < ROWS; row += rows_at_once, from += rows_at_once * x.ld) {
@@ -73,6 +73,7 @@ __device__ __forceinline__ void tile_begin(T *tile, HeadRows<const T> x, int64_t
         store(&to[j], 0.f);
     }
   }
+  warp_converge();
 }
 
 /* ---- products of a warp ---- */

@@ -15,6 +15,9 @@
 /* Two numbers rounded to bf16, the first one in the lower half. */
 __device__ __forceinline__ uint32_t bf16_pair(float first, float second);
 
+/* For the end of branches that lanes may take differently: the functions below need all of a warp at once. */
+__device__ __forceinline__ void warp_converge();
+
 /* c [16, 8] += a [16, 16] b [16, 8] */
 __device__ __forceinline__ void mma_16x8x16(float *c, const uint32_t *a, const uint32_t *b);
 
@@ -38,6 +41,10 @@ __device__ __forceinline__ uint32_t bf16_pair(float first, float second) {
   uint32_t pair;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
   return pair;
+}
+
+__device__ __forceinline__ void warp_converge() {
+  __syncwarp();
 }
 
 __device__ __forceinline__ void mma_16x8x16(float *c, const uint32_t *a, const uint32_t *b) {
@@ -90,6 +97,8 @@ __device__ __forceinline__ uint32_t bf16_pair(float first, float second) {
   store(&high, second);
   return (uint32_t)high.bits << 16 | low.bits;
 }
+
+__device__ __forceinline__ void warp_converge() {}
 
 /* x [16] = elements 0 to 15 of a row of the left operand, or of a column of the right one: four lanes from
  * `lane` on show them, two in each of two words. */
