@@ -148,7 +148,7 @@ test:
 # Registers and spills of the kernels against test/ptxas_table.txt; UPDATE=1 writes it anew.
 .PHONY: ptxas-check cudnn-check gpu-check gpu-bench
 ptxas-check:
-	@NVCC="$(NVCC)" NVCCFLAGS="-std=c++17 -O3 $(GENCODE) $(INCLUDE)" test/ptxas_check.sh $(if $(UPDATE),--update)
+	@NVCC="$(NVCC)" NVCCFLAGS="-std=c++17 -O3 $(GENCODE) $(INCLUDE) -Werror all-warnings" test/ptxas_check.sh $(if $(UPDATE),--update)
 # cuDNN's plans for every attention of the presets on every chip that is described; needs cuDNN, not a GPU.
 cudnn-check: $(BUILD)/test_cudnn_plans
 	@CUDNN_PLANS=all $<
