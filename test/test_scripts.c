@@ -229,6 +229,24 @@ static void test_pictures(void **state) {
   EXPECT_WORDS("marked.svg", "training, 1.5 at the end", "outlier", "skipped: not finite", NOT, "validation");
 }
 
+/* The memory of a step, from a plan of the program. */
+static void test_timeline(void **state) {
+  (void)state;
+  NEEDS("python3");
+  NEEDS("gnuplot");
+  const char *build = getenv("BUILD");
+  char command[512];
+#define TIMELINE "scripts/plot_timeline.py --program %s/train_llama -o @/step.svg "
+  snprintf(command, sizeof command, TIMELINE "-- --batch 1 --seq-len 64 --update layer --clip 0",
+           build ? build : "build/cpu");
+  expect(0, "wrote", command);
+  expect_well_formed("step.svg");
+  EXPECT_WORDS("step.svg", "weights", "checkpoints", "mlp chunk", "forward", "backward", "head", "peak", NOT,
+               "master weights");
+  snprintf(command, sizeof command, TIMELINE "-- --seq-len none", build ? build : "build/cpu");
+  expect(2, "--seq-len", command);
+}
+
 static void test_several_runs(void **state) {
   (void)state;
   NEEDS("python3");
@@ -373,10 +391,11 @@ static void test_export(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_refusals),     cmocka_unit_test(test_pictures),
-      cmocka_unit_test(test_several_runs), cmocka_unit_test(test_steps_again),
-      cmocka_unit_test(test_report),       cmocka_unit_test(test_many_steps),
-      cmocka_unit_test(test_follow),       cmocka_unit_test(test_export),
+      cmocka_unit_test(test_refusals),    cmocka_unit_test(test_pictures),
+      cmocka_unit_test(test_timeline),    cmocka_unit_test(test_several_runs),
+      cmocka_unit_test(test_steps_again), cmocka_unit_test(test_report),
+      cmocka_unit_test(test_many_steps),  cmocka_unit_test(test_follow),
+      cmocka_unit_test(test_export),
   };
   return cmocka_run_group_tests(tests, setup, teardown);
 }
