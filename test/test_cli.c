@@ -80,7 +80,7 @@ static void test_refusals(void **state) {
       {"--master fp32", "--master"},
       {"--lr 1e-4 --min-lr 1", "--min-lr"},
       {"--rope-scaling none --rope-factor 4", "--rope-factor"},
-      {"--train @/small.bin --seq-len 8 --sample-every 1", "--sample-every"},
+      {"--model llama3.2-1b --train @/small.bin --seq-len 8 --sample-every 1", "--sample-every"},
       {"--batch 1000000 --seq-len 1000000000", "1099511627776"},
       {"--model llama3.1-405b --batch 512 --seq-len 2147483647 --recompute none --plan", "1.15e+18"},
       {"surplus", "surplus"},

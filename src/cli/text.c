@@ -94,7 +94,7 @@ bool text_ends(const Text *t, const Config *c, int32_t id) {
 }
 
 TextPrinter text_printer_open(const Text *t, FILE *out) {
-  TextPrinter p = {.text = t, .out = out};
+  TextPrinter p = {.text = t, .out = out, .to_terminal = isatty(fileno(out))};
   if (t->tokenizer) p.stream = text_stream_new(t->tokenizer, true);
   return p;
 }
@@ -112,7 +112,7 @@ static void print_pending(TextPrinter *p, bool all) {
     bool control = length == 1 && c != '\n' && c != '\t' && (c < ' ' || c == 127);
     if (!length)
       fputs(UTF8_REPLACEMENT, p->out);
-    else if (control)
+    else if (control && p->to_terminal)
       fputc('?', p->out);
     else
       fwrite(text + at, 1, length, p->out);

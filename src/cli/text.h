@@ -28,13 +28,14 @@ bool text_encode(const Text *t, const char *text, Ids *ids, Error *e);
 bool text_ends(const Text *t, const Config *c, int32_t id);
 
 /* Prints text that comes token by token: whole characters, as soon as they are certain. What is not UTF-8
- * becomes U+FFFD; of the control characters only tab and newline are printed, others as '?'. Special tokens
- * are left out. */
+ * becomes U+FFFD. Special tokens are left out. On a terminal, which would obey them, control characters other
+ * than tab and newline are printed as '?'. */
 typedef struct TextPrinter {
   const Text *text;
   FILE *out;
   TextStream *stream; /* NULL: bytes */
   Bytes pending;      /* not yet printed */
+  bool to_terminal;
 } TextPrinter;
 
 TextPrinter text_printer_open(const Text *t, FILE *out);

@@ -83,6 +83,7 @@ def make_text_model(folder):
 
 def main():
     torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
     versions = {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__,
                 "tokenizers": tokenizers.__version__}
     names = sorted(f.parent.name for f in FIXTURES.glob("*/oracle.json"))
