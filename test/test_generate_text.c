@@ -148,7 +148,9 @@ static void refuses(void **state) {
 
   write_text("broken/tokenizer.json", "{\"model\": {\"type\": \"Unigram\"}}");
   expect(2, "only BPE is supported", "--generate x --model @/broken");
-  copy("test/fixtures/tokenizer/qwen2.json", "broken/tokenizer.json");
+  write_text("broken/tokenizer.json",
+             "{\"model\": {\"type\": \"BPE\", \"vocab\": {\"x\": 922, \"y\": 0}, \"merges\": []}}");
+  expect(2, "token 922 is beyond the model's vocabulary of 922", "--generate yx --model @/broken");
   write_text("broken/generation_config.json", "{\"eos_token_id\": [1, \"two\"]}");
   expect(2, "eos_token_id", "--generate x --model @/broken");
   write_text("broken/generation_config.json", "{");

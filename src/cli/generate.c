@@ -5,8 +5,8 @@
 #include <string.h>
 #include <time.h>
 
-#include "cli/text.h"
 #include "cli/setup.h"            /* defines: setup_config, setup_shape, setup_is_folder */
+#include "cli/text.h"             /* defines: Text, TextPrinter */
 #include "io/demo_text.h"         /* defines: demo_prompt */
 #include "llama/hf_model.h"       /* defines: hf_model_check, hf_model_load */
 #include "llama/sampler.h"        /* defines: Sampler */
@@ -78,7 +78,11 @@ static bool read_prompt(Run *r, Ids *prompt, Error *e) {
 static bool check_prompt(const Run *r, const Ids *prompt, Error *e) {
   if (!text_check(r->text, &r->config, e)) return error_prefix(e, "--model %s: ", r->o.model);
   for (size_t i = 0; i < prompt->n; i++)
-    CHECK(prompt->data[i] < r->config.V, "token %u of %lld", prompt->data[i], (long long)r->config.V);
+    if (prompt->data[i] >= r->config.V)
+      return error_usage(e,
+                         "--generate: the prompt's token %u is beyond the model's vocabulary of %lld: is the "
+                         "tokenizer.json of\n--model %s that of another model?",
+                         prompt->data[i], (long long)r->config.V, r->o.model);
   return check_heads(r, e);
 }
 

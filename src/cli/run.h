@@ -26,7 +26,7 @@ typedef struct Run {
   DataLoader *train, *val; /* NULL where there is none */
   SavedState resumed;      /* what the run goes on from */
   SafeTensors *weights;    /* of a folder, until they are loaded; else NULL */
-  Text *text;              /* how tokens become text, where some is written; else NULL */
+  Text *text;              /* how tokens become text; NULL in a run that writes none */
   Log log;
   Signals *signals;
   int lock;                /* of the run folder; -1 = none */

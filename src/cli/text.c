@@ -59,18 +59,11 @@ void text_close(Text *t) {
 }
 
 bool text_check(const Text *t, const Config *c, Error *e) {
-  int64_t tokens = t->tokenizer ? tokenizer_vocab_size(t->tokenizer) : BYTE_TOKENS;
-  if (t->tokenizer && tokens > c->V)
-    return error_usage(e,
-                       "tokenizer.json has %lld tokens, but the model a vocabulary of %lld: it is that of "
-                       "another model.",
-                       (long long)tokens, (long long)c->V);
-  if (!t->tokenizer && tokens != c->V)
-    return error_usage(e,
-                       "found no tokenizer.json in the model's folder, expected one for its vocabulary of "
-                       "%lld: only\n256 tokens are taken for bytes. Put the model's tokenizer.json there.",
-                       (long long)c->V);
-  return true;
+  if (t->tokenizer || c->V == BYTE_TOKENS) return true;
+  return error_usage(e,
+                     "found no tokenizer.json in the model's folder, expected one for its vocabulary of "
+                     "%lld: only\n%d tokens are taken for bytes. Put the model's tokenizer.json there.",
+                     (long long)c->V, BYTE_TOKENS);
 }
 
 bool text_encode(const Text *t, const char *text, Ids *ids, Error *e) {

@@ -18,7 +18,7 @@ typedef struct Text Text;
  * end a text. folder: NULL = there is none. NULL on failure. */
 Text *text_open(const char *folder, Error *e);
 void text_close(Text *t);
-/* Refuses a model of more than 256 tokens without a tokenizer, and one that has not all of its tokens. */
+/* Refuses a model without a tokenizer whose tokens are no bytes. */
 bool text_check(const Text *t, const Config *c, Error *e);
 
 /* Appends the ids of the text, with the tokens that the tokenizer's template puts around it, but not with one
