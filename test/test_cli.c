@@ -207,6 +207,11 @@ static void test_own_text(void **state) {
   write_own_text();
   expect(0, "held out", "--train @/own.txt --steps 2 --sample-every 1 " QUICK);
   expect(0, "---- sample ----", "--train @/own.txt --val @/own.txt --steps 2 " QUICK);
+  uint32_t tokens[64];
+  for (uint32_t i = 0; i < 64; i++) tokens[i] = i;
+  write_shard("own.bin", 1, tokens, 64); /* whose tokens may be no bytes: no sample */
+  expect(0, "step     2/2", "--train @/own.txt --val @/own.bin --steps 2 " QUICK);
+  assert_null(strstr(said, "---- sample"));
 }
 
 static void test_bf16_runs(void **state) {
