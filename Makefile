@@ -153,7 +153,7 @@ ptxas-check:
 cudnn-check: $(BUILD)/test_cudnn_plans
 	@CUDNN_PLANS=all $<
 # Blocks of CUDA threads, emulated by threads of the CPU, under the thread sanitizer.
-THREADED := $(addprefix build/cpu-thread/,test_block test_flash)
+THREADED := $(addprefix build/cpu-thread/,test_block test_flash test_attention_cached)
 .PHONY: thread-check
 thread-check:
 	@$(MAKE) --no-print-directory $(PARALLEL) CUDA=0 SANITIZE=thread BUILD=build/cpu-thread $(THREADED)

@@ -11,6 +11,7 @@
 #include "cli/completion.h"  /* defines: completion_print */
 #include "cli/config_file.h" /* defines: config_file_apply */
 #include "cli/flags.h"       /* defines: flags_parse, flags_help */
+#include "cli/generate.h"    /* defines: generate_run, generate_sample */
 #include "cli/man.h"         /* defines: man_print */
 #include "cli/plan_for.h"    /* defines: plan_for_longest */
 #include "cli/run.h"         /* defines: Run, run_open, run_begin_folder, run_save */
@@ -142,15 +143,14 @@ static bool is_due(int64_t every, int64_t step, bool last) {
 static bool after_step(Run *r, LogStep *s, Error *e) {
   const Options *o = &r->o;
   int64_t i = s->step;
-  bool last = i == run_last(r), demo = strcmp(o->model, "demo") == 0;
-  bool samples = o->sample_every || (demo && dataloader_bytes(r->train));
+  bool last = i == run_last(r);
   bool readable = !r->val || !is_due(o->eval_every, i, last) || evaluate(r, &s->val_loss, &s->evaluated, e);
   Error of_log = {};
   bool logged = log_step(&r->log, s, &of_log);
   if (!readable) return run_rescue(r, i, e);
   if (!logged) *e = of_log;
   if (!logged && !run_go_on(r, e)) return false;
-  if (samples && !signals_stop(r->signals) && is_due(o->sample_every, i, last) && !run_print_sample(r, e))
+  if (r->text && !signals_stop(r->signals) && is_due(o->sample_every, i, last) && !generate_sample(r, e))
     return run_rescue(r, i, e);
   bool asked = signals_take_save(r->signals);
   if (!o->out || !(asked || is_due(o->save_every, i, last))) return true;
@@ -192,6 +192,7 @@ static bool printed(Error *e) {
 
 static bool run(Run *r, int argc, char **argv, Error *e) {
   if (r->o.max_seq_len_for) return plan_for_longest(&r->o, e) && printed(e);
+  if (r->o.generate) return generate_run(r, e) && printed(e);
   if (!run_open(r, e)) return false;
   if (r->o.plan) return run_print_plan(r), printed(e);
   run_print_start(r);

@@ -80,7 +80,7 @@ static void test_refusals(void **state) {
       {"--master fp32", "--master"},
       {"--lr 1e-4 --min-lr 1", "--min-lr"},
       {"--rope-scaling none --rope-factor 4", "--rope-factor"},
-      {"--train @/small.bin --seq-len 8 --sample-every 1", "--sample-every"},
+      {"--model llama3.2-1b --train @/small.bin --seq-len 8 --sample-every 1", "--sample-every"},
       {"--batch 1000000 --seq-len 1000000000", "1099511627776"},
       {"--model llama3.1-405b --batch 512 --seq-len 2147483647 --recompute none --plan", "1.15e+18"},
       {"surplus", "surplus"},
@@ -90,6 +90,7 @@ static void test_refusals(void **state) {
       {"--model llama3-8B --train x.bin", "did you mean llama3-8b?"},
       {"--json", "--plan"},
       {"--plan-device h100", "found no --plan"},
+      {"--offload weights --sample-every 1", "needs all of them"},
       {"--plan --plan-device h1000", "rtx4090"},
       {"--max-seq-len-for h1000", "rtx4090"},
       {"--max-seq-len-for h100 --seq-len 8", "Leave one"},
@@ -213,6 +214,11 @@ static void test_own_text(void **state) {
   write_own_text();
   expect(0, "held out", "--train @/own.txt --steps 2 --sample-every 1 " QUICK);
   expect(0, "---- sample ----", "--train @/own.txt --val @/own.txt --steps 2 " QUICK);
+  uint32_t tokens[64];
+  for (uint32_t i = 0; i < 64; i++) tokens[i] = i;
+  write_shard("own.bin", 1, tokens, 64); /* whose tokens may be no bytes: no sample */
+  expect(0, "step     2/2", "--train @/own.txt --val @/own.bin --steps 2 " QUICK);
+  assert_null(strstr(said, "---- sample"));
 }
 
 static void test_bf16_runs(void **state) {

@@ -10,7 +10,7 @@ static const long long max_step_tokens = 1LL << 40;
 
 static bool check_model_and_data(const Options *o, Error *e) {
   bool demo = strcmp(o->model, "demo") == 0;
-  bool trains = !o->plan && !o->eval_only && !o->max_seq_len_for;
+  bool trains = !o->plan && !o->eval_only && !o->max_seq_len_for && !o->generate;
   if (!demo && trains && !o->train)
     return error_usage(
         e,
@@ -129,6 +129,12 @@ static bool check_memory(const Options *o, Error *e) {
     return error_usage(e,
                        "--offload: found attention without --keep-attention, so that there is none to hold.\n"
                        "Give --keep-attention N or all, or leave attention out.");
+  if ((o->offload & OFFLOAD_WEIGHTS) && (o->sample_every || o->generate))
+    return error_usage(
+        e,
+        "--offload: found weights together with --%s, which needs all of them for every token.\n"
+        "Leave one of the two out.",
+        o->generate ? "generate" : "sample-every");
   if (o->json && !o->plan && !o->max_seq_len_for)
     return error_usage(e,
                        "--json: found neither --plan nor --max-seq-len-for, the only things that are printed "
@@ -182,9 +188,25 @@ static bool check_running(const Options *o, Error *e) {
   return true;
 }
 
+static bool check_generate(const Options *o, Error *e) {
+  static const char *const of_training[] = {
+      "train",      "val",    "seq-len",    "batch",     "steps",        "stop-after", "out",
+      "save-every", "resume", "eval-every", "eval-only", "sample-every", "dump-grads"};
+  for (size_t i = 0; o->generate && i < sizeof of_training / sizeof of_training[0]; i++)
+    if (flags_typed(o, of_training[i]))
+      return error_usage(e,
+                         "--generate: found it with --%s, which is of a training run; it only prints text.\n"
+                         "Leave --%s out (--max-new says how much is generated).",
+                         of_training[i], of_training[i]);
+  if (flags_typed(o, "max-new") && !o->generate)
+    return error_usage(e, "--max-new: found no --generate, which it belongs to.\n"
+                          "Give --generate TEXT, or leave --max-new out.");
+  return true;
+}
+
 bool options_check(const Options *o, Error *e) {
   return check_model_and_data(o, e) && check_training(o, e) && check_memory(o, e) && check_update(o, e) &&
-         check_running(o, e);
+         check_running(o, e) && check_generate(o, e);
 }
 
 void options_free(Options *o) {

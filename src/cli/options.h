@@ -81,6 +81,11 @@ typedef struct Options {
   int64_t eval_batches;   /* micro-batches an evaluation */
   bool eval_only;         /* evaluate, do not train */
   int64_t sample_every;   /* steps between samples; 0 = never */
+  const char *generate;   /* text to go on with, instead of training; NULL = none */
+  int64_t max_new;        /* tokens to generate, at most */
+  double temperature;     /* of the draws; 0 = always the likeliest token */
+  int64_t top_k;          /* only the so many likeliest tokens are drawn; 0 = all */
+  double top_p;           /* only the likeliest, up to this probability together; 1 = all */
   const char *dump_grads; /* file for the first step's gradients */
   const char *config;     /* file of more flags; NULL = none */
   const char *help;       /* NULL = not asked for, "" = all flags, else the flag to explain */

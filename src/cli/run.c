@@ -8,17 +8,15 @@
 
 #include "base/process.h"   /* defines: process_resident_bytes */
 #include "cli/flags.h"      /* defines: flags_print, flags_json */
+#include "cli/generate.h"   /* defines: generate_check_samples */
 #include "cli/plan_for.h"   /* defines: plan_for_device, plan_for_print_fit */
 #include "cli/setup.h"      /* defines: setup_config, setup_shape, setup_data */
-#include "io/demo_text.h"   /* defines: demo_prompt */
+#include "cli/text.h"       /* defines: text_close */
 #include "io/file.h"        /* defines: file_check_target, file_write_text */
 #include "io/json_out.h"    /* defines: json_string */
 #include "io/run_folder.h"  /* defines: run_folder_check_new, run_folder_newest */
 #include "llama/hf_model.h" /* defines: hf_model_check, hf_model_load */
-#include "llama/sample.h"   /* defines: sample_bytes */
 #include "ops/matmul.h"     /* defines: matmul_measure_rate */
-
-enum { SAMPLE_BYTES = 400, SAMPLE_PROMPT = 64 }; /* of a sample, without and in its prompt */
 
 /* ---- opening ---- */
 
@@ -50,14 +48,6 @@ static bool load_weights(Run *r, Error *e) {
   safetensors_close(r->weights);
   r->weights = NULL;
   return ok && (!r->resumed.path[0] || saved_state_load_optimizer(&r->resumed, &r->model, e));
-}
-
-static bool check_sampling(const Run *r, Error *e) {
-  bool bytes = (!r->train || dataloader_bytes(r->train)) && (!r->val || dataloader_bytes(r->val));
-  if (!r->o.sample_every || bytes) return true;
-  return error_usage(
-      e, "--sample-every: found token shards, expected text (.txt) whose bytes are the tokens: this "
-         "version cannot\nturn other tokens into text. Leave --sample-every out.");
 }
 
 /* Reads what the next step would read: a token that the model does not have shows here, not after a start. */
@@ -99,7 +89,7 @@ static bool check_out(Run *r, Error *e) {
 
 /* The data, from where the resumed run was in them. */
 static bool open_data(Run *r, Error *e) {
-  if (!setup_data(&r->train, &r->val, &r->o, &r->config, e) || !check_sampling(r, e)) return false;
+  if (!setup_data(&r->train, &r->val, &r->o, &r->config, e) || !generate_check_samples(r, e)) return false;
   return !r->resumed.path[0] || (saved_state_check_data(&r->resumed, &r->o, r->train, e) &&
                                  dataloader_seek(r->train, &r->resumed.at.position, e));
 }
@@ -177,6 +167,7 @@ void run_close(Run *r) {
   safetensors_close(r->weights);
   schedule_free(r->schedule);
   saved_state_close(&r->resumed);
+  text_close(r->text);
   device_close(&r->dev);
   config_free(&r->config);
   if (r->lock >= 0) close(r->lock);
@@ -342,35 +333,4 @@ void run_print_start(const Run *r) {
            (long long)dataloader_windows(r->train));
   if (r->resumed.path[0])
     printf("# resumed after step %lld from %s\n", (long long)run_first(r), r->resumed.path);
-}
-
-/* A prompt of the kind of text that the model learns: a new beginning of the demo's, or the beginning of the
- * validation text. To be freed by the caller. */
-static char *sample_prompt(Run *r, int64_t *length, Error *e) {
-  char *prompt;
-  if (!r->o.train) {
-    prompt = demo_prompt((uint64_t)r->o.seed + 2);
-    *length = (int64_t)strlen(prompt);
-    return prompt;
-  }
-  DataLoader *d = r->val ? r->val : r->train;
-  DataPosition here = dataloader_position(d);
-  StepBatch step = model_step_batch(&r->model, d == r->train ? r->o.grad_accum : 1);
-  if (!dataloader_next(d, &step, e) || !dataloader_seek(d, &here, e)) return NULL;
-  *length = step.T < SAMPLE_PROMPT ? step.T : SAMPLE_PROMPT;
-  prompt = malloc((size_t)*length);
-  CHECK(prompt, "out of memory for a prompt");
-  for (int64_t i = 0; i < *length; i++) prompt[i] = (char)step.tokens[i];
-  return prompt;
-}
-
-bool run_print_sample(Run *r, Error *e) {
-  int64_t length;
-  char *prompt = sample_prompt(r, &length, e);
-  if (!prompt) return false;
-  printf("---- sample ----\n");
-  sample_bytes(&r->model, stdout, prompt, length, SAMPLE_BYTES, 0.5, (uint64_t)r->o.seed);
-  printf("----------------\n");
-  free(prompt);
-  return true;
 }

@@ -15,6 +15,8 @@
 extern "C" {
 #endif
 
+typedef struct Text Text; /* cli/text.h */
+
 typedef struct Run {
   Options o;
   Config config;
@@ -24,6 +26,7 @@ typedef struct Run {
   DataLoader *train, *val; /* NULL where there is none */
   SavedState resumed;      /* what the run goes on from */
   SafeTensors *weights;    /* of a folder, until they are loaded; else NULL */
+  Text *text;              /* how tokens become text; NULL in a run that writes none */
   Log log;
   Signals *signals;
   int lock;                /* of the run folder; -1 = none */
@@ -66,9 +69,6 @@ bool run_go_on(Run *r, const Error *e);
 void run_print_plan(const Run *r);
 /* The configuration, the parameters, the plan, the data. */
 void run_print_start(const Run *r);
-/* What the model writes after the beginning of a text of the kind that it is trained on. An Error of the data
- * that the prompt is read from. */
-bool run_print_sample(Run *r, Error *e);
 
 #ifdef __cplusplus
 }

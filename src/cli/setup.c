@@ -20,6 +20,7 @@ void setup_demo_defaults(Options *o) {
   if (!flags_given(o, "min-lr")) o->min_lr = fmin(3e-4, o->lr);
   if (!flags_given(o, "warmup")) o->warmup = o->steps < 40 ? o->steps / 2 : 20;
   if (!flags_given(o, "eval-every")) o->eval_every = 100;
+  if (!flags_given(o, "temperature")) o->temperature = 0.5;
 }
 
 static bool is_preset(const char *name) {
@@ -112,19 +113,33 @@ bool setup_config(Config *c, const Options *o, Error *e) {
                        o->rope_factor);
   if (!config_check(c, e) || !check_total(c, o, e) || !check_groups(c, o, e)) return false;
   if (o->seq_len > c->max_T)
-    fprintf(
-        stderr,
-        "# warning: --seq-len %lld is beyond the model's max_position_embeddings, %lld; see --rope-theta and "
-        "--rope-scaling\n",
-        (long long)o->seq_len, (long long)c->max_T);
+    fprintf(stderr,
+            "# warning: %s %lld is beyond the model's max_position_embeddings, %lld; see --rope-theta and "
+            "--rope-scaling\n",
+            o->generate ? "the prompt and --max-new, tokens together:" : "--seq-len", (long long)o->seq_len,
+            (long long)c->max_T);
   return true;
+}
+
+static int64_t smaller(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+
+/* Tokens of a generated text. A sample is as long as what the model is trained on, up to SAMPLE_TOKENS; there
+ * is none where the weights are on the host. */
+static int64_t text_tokens(const Options *o) {
+  bool samples = o->sample_every || strcmp(o->model, "demo") == 0;
+  if (o->generate) return o->seq_len;
+  if (o->eval_only || o->dump_grads || o->max_seq_len_for || (o->offload & OFFLOAD_WEIGHTS) || !samples)
+    return 0;
+  return o->seq_len < 2 ? 2 : smaller(o->seq_len, SAMPLE_TOKENS);
 }
 
 RunShape setup_shape(const Options *o) {
   return (RunShape){
-      .A = o->grad_accum,
-      .B = o->batch,
-      .T = o->seq_len,
+      .A = o->generate ? 1 : o->grad_accum,
+      .B = o->generate ? 1 : o->batch,
+      .T = o->generate ? smaller(o->seq_len, GENERATE_ROWS) : o->seq_len,
       .dtype = (DType)o->dtype,
       .master = o->master,
       .moments = (DType)o->moments,
@@ -136,7 +151,8 @@ RunShape setup_shape(const Options *o) {
       .offload = (unsigned)o->offload,
       .mlp_chunk = o->mlp_chunk,
       .head_chunk = o->head_chunk,
-      .training = !o->eval_only,
+      .training = !o->eval_only && !o->generate,
+      .text = text_tokens(o),
   };
 }
 

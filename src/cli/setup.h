@@ -21,6 +21,8 @@ bool setup_is_folder(const Options *o);
  * for. *c is to be freed in either case. */
 bool setup_config(Config *c, const Options *o, Error *e);
 
+enum { SAMPLE_PROMPT = 64, SAMPLE_TOKENS = 512 }; /* of a sample: tokens of its prompt, and all */
+
 /* The shape of the run. */
 RunShape setup_shape(const Options *o);
 

@@ -4,6 +4,9 @@
 #include "llama/optimizer.h"    /* defines: optimizer_update_unit */
 #include "memory/offload.h"
 #include "ops/adamw.h" /* defines: sum_of_squares */
+#include "ops/attention.h"
+#include "ops/attention_cached.h"
+#include "ops/qk_prepare.h"
 
 #include <math.h>
 
@@ -150,6 +153,37 @@ static MlpInside mlp_inside_of(Model *m, int64_t l, const LayerBuffers *buf) {
                    arena_get(&m->arena, buf->mlp_gu), arena_get(&m->arena, buf->mlp_h)};
 }
 
+/* The norm, the projection, and what comes before the attention. */
+static QkvHeads forward_qkv(Model *m, const LayerWeights *w, const LayerBuffers *buf, int64_t N) {
+  const Arena *a = &m->arena;
+  DType dt = m->schedule->shape.dtype;
+  void *n1 = arena_get(a, buf->n1), *qkv = arena_get(a, buf->qkv);
+  rmsnorm_forward(m->dev, dt, n1, arena_get(a, buf->x), w->norm1.w, N, m->config->C, w->norm1.eps);
+  linear_forward(m->dev, dt, &w->qkv, qkv, n1, N, false);
+  QkvHeads h = qkv_heads_of(m, buf);
+  QkPrepare prepare = layer_qk_prepare(m, w);
+  qk_prepare_forward(m->dev, dt, h.q.data, h.q.ld, qkv, h.v.ld, &prepare, N);
+  return h;
+}
+
+void layer_generate(Model *m, int64_t l, int64_t at, int64_t rows) {
+  const Schedule *s = m->schedule;
+  const LayerBuffers *buf = &s->generate_in;
+  const Arena *a = &m->arena;
+  DType dt = s->shape.dtype;
+  LayerWeights w = weights_acquire(m, l, false);
+  QkvHeads h = forward_qkv(m, &w, buf, rows);
+  void *keys = arena_get(a, s->keys[l]), *values = arena_get(a, s->values[l]);
+  void *x = arena_get(a, buf->x), *o = arena_get(a, buf->o);
+  AttentionShape shape = schedule_attention(m->config, l, 1, at + rows, 1);
+  attention_cache(m->dev, dt, keys, values, at, h.k, h.v, &shape, rows);
+  attention_cached(m->dev, dt, o, h.q, keys, values, at, &shape, rows);
+  linear_forward(m->dev, dt, &w.o, x, o, rows, true);
+  MlpInside inside = mlp_inside_of(m, l, buf);
+  mlp_forward(m->dev, dt, &w.mlp, x, x, rows, rows, &inside);
+  weights_release(m, l);
+}
+
 /* Begins the copy of a buffer of `bytes` to its place on the host, if it has one. */
 static void store_to_host(Model *m, BufferId host, BufferId device, int64_t bytes) {
   if (host == NO_BUFFER) return;
@@ -173,12 +207,7 @@ void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_
   }
   if (at->qkv != SKIPPED) {
     arena_enter(a, at->qkv);
-    void *n1 = arena_get(a, buf->n1), *qkv = arena_get(a, buf->qkv);
-    rmsnorm_forward(dev, dt, n1, arena_get(a, buf->x), w.norm1.w, N, c->C, w.norm1.eps);
-    linear_forward(dev, dt, &w.qkv, qkv, n1, N, false);
-    QkvHeads h = qkv_heads_of(m, buf);
-    QkPrepare prepare = layer_qk_prepare(m, &w);
-    qk_prepare_forward(dev, dt, h.q.data, h.q.ld, qkv, h.v.ld, &prepare, N);
+    forward_qkv(m, &w, buf, N);
   }
   if (at->attention != SKIPPED && schedule_grouped(m->schedule)) {
     arena_enter(a, at->attention);

@@ -42,6 +42,10 @@ QkvHeads qkv_heads(int64_t NH, int64_t NKV, int64_t HS, DType dt, void *qkv, voi
 /* The forward of layer l in the buffers and at the moments of `pass`; parts that it skips are not done. */
 void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_t T);
 
+/* The forward of layer l for `rows` tokens of one text whose first `at` tokens are in the cache; theirs is
+ * added to it. At the arena's moment `generate`, in generate_in: x becomes the layer's output. */
+void layer_generate(Model *m, int64_t l, int64_t at, int64_t rows);
+
 /* Turns dx from the gradient of the layer's output into that of its input, adding to the gradients of its
  * weights. What was not kept must have been made again. */
 void layer_backward(Model *m, int64_t l);

@@ -142,8 +142,8 @@ StepBatch model_step_batch(const Model *m, int64_t A) {
   return step;
 }
 
-/* The LM head's weight is the embedding's in a tied model. */
-static LmHead lm_head(const Model *m) {
+/* The LM head's weight is the embedding's in a tied model. gradients: for a backward. */
+static LmHead lm_head(const Model *m, bool gradients) {
   const Config *c = m->config;
   int64_t last = params_final_unit(&m->params), unit = c->tied ? params_embedding_unit(&m->params) : last;
   const ParamSpec *norm = &m->params.final[P_NORM_FINAL];
@@ -151,11 +151,12 @@ static LmHead lm_head(const Model *m) {
   LmHead head = {};
   head.C = c->C;
   head.V = c->V;
-  head.norm = Norm{model_weight(m, last, norm), model_gradient(m, last, norm), (float)c->norm_eps};
+  head.norm = Norm{model_weight(m, last, norm), NULL, (float)c->norm_eps};
+  if (gradients) head.norm.dw = model_gradient(m, last, norm);
   head.logits.in = c->C;
   head.logits.out = c->V;
   head.logits.weight = model_weight(m, unit, weight);
-  head.logits.dweight = model_gradient(m, unit, weight);
+  if (gradients) head.logits.dweight = model_gradient(m, unit, weight);
   return head;
 }
 
@@ -291,7 +292,7 @@ static double micro_batch(Model *m, const StepBatch *step, int64_t a) {
   fetch_for_visit(m, 0, m->config->L - 1);
   gradients_begin(m, final, first);
   if (tied) gradients_begin(m, embedding, first);
-  LmHead head = lm_head(m);
+  LmHead head = lm_head(m, true);
   HeadInside inside = head_inside(m);
   head_forward_backward(m->dev, s->shape.dtype, &head, (float *)arena_get(arena, s->losses), x,
                         (const int32_t *)arena_get(arena, s->targets), N, schedule_head_rows(s), scale,
@@ -329,7 +330,7 @@ double model_evaluate(Model *m, const StepBatch *step) {
   for (int64_t a = 0; a < step->A; a++) {
     int64_t at = a * N;
     void *x = forward(m, step->tokens + at, step->targets + at, step->positions + at, step->B, step->T);
-    LmHead head = lm_head(m);
+    LmHead head = lm_head(m, false);
     HeadInside inside = head_inside(m);
     head_forward(m->dev, s->shape.dtype, &head, (float *)arena_get(&m->arena, s->losses), x,
                  (const int32_t *)arena_get(&m->arena, s->targets), N, schedule_head_rows(s), &inside);
@@ -347,7 +348,7 @@ void model_logits(Model *m, const int32_t *tokens, int64_t rows, int64_t n, floa
   int32_t *positions = (int32_t *)arena_get(&m->arena, s->host_positions);
   for (int64_t i = 0; i < rows; i++) positions[i] = (int32_t)i;
   void *x = forward(m, tokens, NULL, positions, 1, rows);
-  LmHead head = lm_head(m);
+  LmHead head = lm_head(m, false);
   HeadInside inside = head_inside(m);
   head_chunk_logits(m->dev, dt, &head, &inside, mst_row(x, rows - n, c->C, dt), n);
   float *row = (float *)arena_get(&m->arena, s->head_row);
@@ -356,6 +357,46 @@ void model_logits(Model *m, const int32_t *tokens, int64_t rows, int64_t n, floa
     device_copy(m->dev, logits + i * c->V, row, (size_t)c->V * sizeof(float), COPY_FROM_DEVICE);
   }
   arena_enter(&m->arena, s->update);
+}
+
+/* A few tokens, from position `at` on, through embedding and layers; returns the stream, [rows, C]. */
+static void *generate_rows(Model *m, const int32_t *tokens, int64_t at, int64_t rows) {
+  const Schedule *s = m->schedule;
+  const Arena *a = &m->arena;
+  int32_t *positions = (int32_t *)arena_get(a, s->host_positions);
+  for (int64_t i = 0; i < rows; i++) positions[i] = (int32_t)(at + i);
+  int32_t *device_tokens = (int32_t *)arena_get(a, s->tokens);
+  size_t bytes = (size_t)rows * sizeof(int32_t);
+  device_copy(m->dev, device_tokens, tokens, bytes, COPY_TO_DEVICE);
+  device_copy(m->dev, arena_get(a, s->positions), positions, bytes, COPY_TO_DEVICE);
+  void *x = arena_get(a, s->generate_in.x);
+  const ParamSpec *table = &m->params.embedding[P_EMBEDDING];
+  embedding_forward(m->dev, s->shape.dtype, x, model_weight(m, params_embedding_unit(&m->params), table),
+                    device_tokens, rows, m->config->C);
+  for (int64_t l = 0; l < m->config->L; l++) layer_generate(m, l, at, rows);
+  return x;
+}
+
+void model_generate(Model *m, const int32_t *tokens, int64_t at, int64_t n, float *logits) {
+  const Schedule *s = m->schedule;
+  const Config *c = m->config;
+  DType dt = s->shape.dtype;
+  CHECK(n > 0 && at >= 0 && at + n <= s->shape.text, "tokens %lld to %lld of a text of %lld", (long long)at,
+        (long long)(at + n), (long long)s->shape.text);
+  CHECK(at == 0 || m->arena.moment == s->generate, "a text that something else came after");
+  arena_enter(&m->arena, s->generate);
+  void *last = NULL;
+  for (int64_t rows, done = 0; done < n; done += rows) {
+    rows = n - done < schedule_generate_rows(s) ? n - done : schedule_generate_rows(s);
+    void *x = generate_rows(m, tokens + done, at + done, rows);
+    last = mst_row(x, rows - 1, c->C, dt);
+  }
+  LmHead head = lm_head(m, false);
+  HeadInside inside = {arena_get(&m->arena, s->generate_in.n1), arena_get(&m->arena, s->generate_logits)};
+  head_chunk_logits(m->dev, dt, &head, &inside, last, 1);
+  float *row = (float *)arena_get(&m->arena, s->head_row);
+  convert(m->dev, row, DT_FP32, inside.logits, dt, c->V);
+  device_copy(m->dev, logits, row, (size_t)c->V * sizeof(float), COPY_FROM_DEVICE);
 }
 
 double model_step_flops(const Config *c, int64_t sequences, int64_t T) {

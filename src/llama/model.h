@@ -61,6 +61,12 @@ void *model_embed(Model *m, const int32_t *tokens, const int32_t *targets, const
  * n <= rows of the head's chunk. */
 void model_logits(Model *m, const int32_t *tokens, int64_t rows, int64_t n, float *logits);
 
+/* Lets `n` more tokens of one text pass through the model, the first `at` of which were passed to it before;
+ * at 0 a new text begins. Keys and values are kept, so that every token is computed once: at + n <= the
+ * schedule's text. logits: [V] fp32 on the host, of the last token. A text does not outlive the next call of
+ * another pass. */
+void model_generate(Model *m, const int32_t *tokens, int64_t at, int64_t n, float *logits);
+
 /* Floating-point operations of the matrix products in forward and backward of one step, attention's causal
  * half included, recomputation not. */
 double model_step_flops(const Config *c, int64_t sequences, int64_t T);

@@ -69,6 +69,7 @@ static void declare_moments(Schedule *s, int64_t L) {
   }
   s->embedding_backward = plan_moment(p, "embedding backward");
   s->update = plan_moment(p, "update");
+  if (r->text) s->generate = plan_moment(p, "generate");
   for (int64_t u = 0; u < L + 2; u++)
     if (!update_units || u == L) s->update_of[u] = s->update;
 }
@@ -461,6 +462,39 @@ static void declare_head_and_backward(Schedule *s, const Config *c, const Device
   s->d_qkv = plan_buffer(p, SPACE_DEVICE, CAT_ACTIVATIONS, z.qkv, "d qkv");
 }
 
+/* ---- generating ---- */
+
+/* A buffer that lives where text is generated. */
+static BufferId generate_buffer(Schedule *s, PlanCategory category, int64_t elements, const char *name) {
+  int64_t bytes = elements * (int64_t)dtype_size(s->shape.dtype);
+  BufferId id = plan_buffer(s->plan, SPACE_DEVICE, category, bytes, "generate %s", name);
+  plan_live(s->plan, id, s->generate, s->generate);
+  return id;
+}
+
+static void declare_generate(Schedule *s, const Config *c) {
+  LayerBuffers *b = &s->generate_in;
+  int64_t rows = schedule_generate_rows(s), kv = c->NKV * c->HS, q = c->NH * c->HS;
+  if (!s->shape.text) return;
+  b->x = b->x_mid = b->x_out = generate_buffer(s, CAT_ACTIVATIONS, rows * c->C, "x");
+  b->n1 = generate_buffer(s, CAT_ACTIVATIONS, rows * c->C, "norm1");
+  b->qkv = generate_buffer(s, CAT_ACTIVATIONS, rows * (q + 2 * kv), "qkv");
+  b->qk = c->qk_norm ? generate_buffer(s, CAT_ACTIVATIONS, rows * (q + kv), "qk") : NO_BUFFER;
+  b->o = generate_buffer(s, CAT_ACTIVATIONS, rows * q, "o");
+  b->lse = NO_BUFFER;
+  b->mlp_n = generate_buffer(s, CAT_MLP, rows * c->C, "mlp norm");
+  b->mlp_gu = generate_buffer(s, CAT_MLP, rows * 2 * c->FF, "mlp gate up");
+  b->mlp_h = generate_buffer(s, CAT_MLP, rows * c->FF, "mlp hidden");
+  for (int64_t l = 0; l < c->L; l++) {
+    s->keys[l] = generate_buffer(s, CAT_KEPT, s->shape.text * kv, "keys");
+    s->values[l] = generate_buffer(s, CAT_KEPT, s->shape.text * kv, "values");
+  }
+  s->generate_logits = generate_buffer(s, CAT_HEAD, c->V, "logits");
+  plan_live(s->plan, s->head_row, s->generate, s->generate);
+  plan_live(s->plan, s->tokens, s->generate, s->generate);
+  plan_live(s->plan, s->positions, s->generate, s->generate);
+}
+
 /* ---- the whole ---- */
 
 static Keep keep_of_layer(const RunShape *r, int64_t L, int64_t l) {
@@ -491,6 +525,8 @@ static Schedule *schedule_for(const Config *c, const RunShape *shape, const Devi
   s->backward = array(c->L, sizeof *s->backward);
   s->visits = array(2 * c->L, sizeof *s->visits);
   s->update_of = array(c->L + 2, sizeof *s->update_of);
+  s->keys = array(c->L, sizeof(BufferId));
+  s->values = array(c->L, sizeof(BufferId));
   s->weights = array(c->L + 2, sizeof(BufferId));
   s->master = array(c->L + 2, sizeof(BufferId));
   s->gradients = array(c->L + 2, sizeof(BufferId));
@@ -505,6 +541,7 @@ static Schedule *schedule_for(const Config *c, const RunShape *shape, const Devi
   declare_data(s, c, dev);
   declare_head_and_backward(s, c, dev);
   declare_layers(s, c);
+  declare_generate(s, c);
   return s;
 }
 
@@ -518,6 +555,8 @@ void schedule_free(Schedule *s) {
   free(s->backward);
   free(s->visits);
   free(s->update_of);
+  free(s->keys);
+  free(s->values);
   free(s->weights);
   free(s->master);
   free(s->gradients);
@@ -600,4 +639,7 @@ int64_t schedule_mlp_rows(const Schedule *s) {
 }
 int64_t schedule_head_rows(const Schedule *s) {
   return chunk_rows(s->shape.head_chunk, schedule_rows(s));
+}
+int64_t schedule_generate_rows(const Schedule *s) {
+  return chunk_rows(GENERATE_ROWS, schedule_rows(s));
 }

@@ -12,6 +12,7 @@
  *
  * With --update layer, an update follows the head and each layer's backward instead, and a unit's gradient
  * lives from the unit's backward to its update.
+ * Text is generated at a moment of its own, after the update: a few rows at a time pass through all layers.
  * With --checkpoint-every k, a segment of k layers runs again from its one checkpoint, for its layers'
  * inputs, before the backward of its last layer. */
 #ifndef SCHEDULE_H
@@ -65,6 +66,7 @@ typedef struct RunShape {
   int64_t attn_groups; /* of key/value heads whose attention is computed at a time; 1 = all; GROUPS_AUTO */
   int64_t most_bytes;  /* device bytes that GROUPS_AUTO tries to keep to; 0 = there is no bound */
   bool training;       /* false: forward only, no gradients and no optimizer */
+  int64_t text;        /* tokens of a generated text, prompt included; 0 = none is generated */
 } RunShape;
 
 /* What a layer holds from its forward to its backward, beside its input. */
@@ -177,6 +179,12 @@ typedef struct Schedule {
   BufferId staging;                    /* [STAGING_ELEMENTS] fp32, while loading and saving */
   BufferId host_staging, host_losses;  /* the same in host memory */
   BufferId host_tokens, host_targets, host_positions, host_documents; /* [A, B, T] int32: the step */
+
+  int generate;             /* the moment; what follows lives then, and is NO_BUFFER where text = 0 */
+  LayerBuffers generate_in; /* of generate_rows rows; no lse */
+  BufferId *keys, *values;  /* [L]: [text, NKV HS], of the tokens so far */
+  BufferId generate_logits; /* [V] of the last token */
+
   BufferId host_ahead; /* [A*B*(T + 1)] uint32: the next step, read ahead; NO_BUFFER without training */
 } Schedule;
 
@@ -199,6 +207,8 @@ bool schedule_prepare_attention(const Config *c, const RunShape *shape, Device *
 Schedule *schedule_new(const Config *c, const RunShape *shape, const Device *dev);
 void schedule_free(Schedule *s);
 
+enum { GENERATE_ROWS = 64 }; /* tokens of a prompt that are read at a time, at most */
+
 /* Rows of all chunks together, B*T. */
 static inline int64_t schedule_rows(const Schedule *s) {
   return s->shape.B * s->shape.T;
@@ -214,6 +224,8 @@ int64_t schedule_update_slice(const Schedule *s);
 /* The chunk's rows as the loops use them: CHUNK_WHOLE resolved. */
 int64_t schedule_mlp_rows(const Schedule *s);
 int64_t schedule_head_rows(const Schedule *s);
+/* Tokens that pass through the layers at a time where text is generated. */
+int64_t schedule_generate_rows(const Schedule *s);
 
 #ifdef __cplusplus
 }
