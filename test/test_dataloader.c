@@ -318,7 +318,7 @@ static void test_vocabulary(void **state) {
     write_shard(path_of("vocabulary/a.bin"), 1, tokens, 1);
     refused(path_of("vocabulary/*.bin"), T, V, "vocabulary/b.bin: token 9 ",
             versions[k] == 1 ? "at byte 1042" : "at byte 1060");
-    /* of more data than are read at the start, the token shows when it is used */
+    /* and once more when it is used */
     Shard s;
     OpenFiles pool = {0};
     Error e = {0};

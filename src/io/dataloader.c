@@ -148,13 +148,10 @@ static bool check_tokenizers(const DataLoader *d, Error *e) {
   return true;
 }
 
-/* A token that the model does not have is better refused at the start than met after days. Of more data than
- * these, which would take long to read, each token is checked when it is used. */
+/* A token that the model does not have is better refused at the start than met after days. */
 static bool check_tokens(DataLoader *d, Error *e) {
-  const int64_t most = (int64_t)1 << 28;
   bool ok = true;
-  for (int64_t k = 0; k < d->sources && ok && dataloader_tokens(d) <= most; k++)
-    ok = source_check_tokens(&d->source[k], e);
+  for (int64_t k = 0; k < d->sources && ok; k++) ok = source_check_tokens(&d->source[k], e);
   return ok;
 }
 

@@ -217,11 +217,18 @@ bool shard_read(Shard *s, int64_t from, int64_t n, int64_t V, uint32_t *dst, Err
   return true;
 }
 
+/* The first token from `at` on that is not in a hole of the file; those in holes are 0. */
+static int64_t next_data(Shard *s, int64_t at) {
+  if (s->memory || at >= s->n) return at;
+  int64_t byte = s->payload_at + at * s->width, next = watched_next_data(&s->file, s->pool, byte);
+  return next > byte ? (next - s->payload_at) / s->width : at;
+}
+
 bool shard_check_tokens(Shard *s, int64_t V, Error *e) {
   if (s->width < 4 && V >= (int64_t)1 << 8 * s->width) return true; /* it cannot hold a larger one */
   uint32_t piece[PIECE / 4];
   int64_t m;
-  for (int64_t at = 0; at < s->n; at += m) {
+  for (int64_t at = next_data(s, 0); at < s->n; at = next_data(s, at + m)) {
     m = s->n - at < PIECE / 4 ? s->n - at : PIECE / 4;
     if (!shard_read(s, at, m, V, piece, e)) return false;
   }

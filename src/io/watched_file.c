@@ -1,3 +1,4 @@
+#define _GNU_SOURCE /* SEEK_DATA */
 #include "io/watched_file.h"
 
 #include <errno.h>
@@ -107,6 +108,15 @@ static bool check_unchanged(const WatchedFile *f, Error *e) {
     return error_runtime(e, "%s: cannot be read: %s. Check the disk", f->path, strerror(errno));
   if (!compare(f, &st, e)) return false;
   return stat(f->path, &st) == 0 ? compare(f, &st, e) : missing(f, e);
+}
+
+int64_t watched_next_data(WatchedFile *f, OpenFiles *pool, int64_t at) {
+  if (f->fd < 0 && (f->fd = open_file(pool, f)) < 0) return at;
+  mark_used(pool, f);
+  off_t next = lseek(f->fd, at, SEEK_DATA);
+  if (next < 0)
+    return errno == ENXIO ? f->bytes : at; /* nothing but a hole follows; or holes are not known here */
+  return next;
 }
 
 bool watched_read(WatchedFile *f, OpenFiles *pool, int64_t at, void *dst, int64_t bytes, Error *e) {

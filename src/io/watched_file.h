@@ -39,6 +39,9 @@ bool watched_open(WatchedFile *f, OpenFiles *pool, const char *path, Error *e);
  * what changed; dst is then undefined. */
 bool watched_read(WatchedFile *f, OpenFiles *pool, int64_t at, void *dst, int64_t bytes, Error *e);
 /* Closes it for good. */
+/* The first byte from `at` on that is not in a hole of a sparse file, where all bytes are 0; `at` where that
+ * is not known. */
+int64_t watched_next_data(WatchedFile *f, OpenFiles *pool, int64_t at);
 void watched_close(WatchedFile *f, OpenFiles *pool);
 
 #ifdef __cplusplus
