@@ -57,8 +57,9 @@ typedef struct DataLoader DataLoader;
  * patterns match counts once. Where every pattern ends in ":WEIGHT", each is a source of its own, with epochs
  * of its own, and the samples come from them in proportion to the weights (from the source that is furthest
  * behind its share). A window's targets are the next tokens of its source's stream.
- * NULL and an Error: no file, a damaged one, shards of different tokenizers or of a larger vocabulary, a
- * source of less than one window (T + 1 tokens), patterns with and without weights. */
+ * All tokens are read once and compared with V. NULL and an Error: no file, a damaged one, shards of
+ * different tokenizers or of a larger vocabulary, a source of less than one window (T + 1 tokens), patterns
+ * with and without weights. */
 DataLoader *dataloader_open(const DataOptions *o, Error *e);
 /* Also while a step is being read ahead. NULL is allowed. */
 void dataloader_close(DataLoader *d);
