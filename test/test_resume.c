@@ -433,40 +433,36 @@ static void bad_data_is_found_at_the_start(void **state) {
   assert_false(exists("late"));
 }
 
-/* Training data that change under the run end it; the steps before are kept. */
-static void training_data_change(void **state) {
-  (void)state;
-  pid_t child = start(TINY "--steps 100000 --out @/run");
+/* Data that change under the run end it, and the steps before are kept. Returns the last of them. */
+static int change_under_the_run(const char *data, const char *arguments) {
+  pid_t child = start(arguments);
   wait_for_lines(child, "run/log.jsonl", 3);
-  FILE *f = fopen(path_of("train.bin"), "ab");
+  FILE *f = fopen(path_of(data), "ab");
   assert_non_null(f);
   assert_int_equal(fwrite("more", 4, 1, f), 1);
   assert_int_equal(fclose(f), 0);
   assert_int_equal(finish(child), EXIT_RUNTIME);
   static double steps[100000];
   int n = log_numbers("run/log.jsonl", "step", steps, 100000);
-  char state_path[64];
-  snprintf(state_path, sizeof state_path, "run/step-%08d/DONE", (int)steps[n - 1]);
-  if (!exists(state_path)) fail_msg("%s is not there", state_path);
+  assert_true(n > 0);
+  char done[64];
+  snprintf(done, sizeof done, "run/step-%08d/DONE", (int)steps[n - 1]);
+  if (!exists(done)) fail_msg("%s is not there", done);
+  return (int)steps[n - 1];
 }
 
-/* Validation data that change under the run end it at its next evaluation; the steps before are kept. */
+static void training_data_change(void **state) {
+  (void)state;
+  change_under_the_run("train.bin", TINY "--steps 100000 --out @/run");
+}
+
+/* These are met at the next evaluation. */
 static void validation_data_change(void **state) {
   (void)state;
   write_shard("val.bin", 2, 500, 77);
-  pid_t child = start(TINY "--val @/val.bin --steps 100000 --eval-every 20 --out @/run");
-  wait_for_lines(child, "run/log.jsonl", 3);
-  FILE *f = fopen(path_of("val.bin"), "ab");
-  assert_non_null(f);
-  assert_int_equal(fwrite("more", 4, 1, f), 1);
-  assert_int_equal(fclose(f), 0);
-  assert_int_equal(finish(child), EXIT_RUNTIME);
-  static double steps[100000];
-  int n = log_numbers("run/log.jsonl", "step", steps, 100000);
-  char state_path[64];
-  snprintf(state_path, sizeof state_path, "run/step-%08d/DONE", (int)steps[n - 1]);
-  assert_int_equal((int)steps[n - 1] % 20, 0);
-  if (!exists(state_path)) fail_msg("%s is not there", state_path);
+  int last =
+      change_under_the_run("val.bin", TINY "--val @/val.bin --steps 100000 --eval-every 20 --out @/run");
+  assert_int_equal(last % 20, 0);
 }
 
 int main(void) {
