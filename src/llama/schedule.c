@@ -606,28 +606,21 @@ static void choose_chunks(const Config *c, RunShape *shape, const Device *dev) {
   if (head_auto) shape->head_chunk = mst_choose_rows(N, least, most, fits_under_peak, &t);
 }
 
-/* With that many groups, and the chunks chosen for them. */
-static Schedule *schedule_with_groups(const Config *c, const RunShape *shape, const Device *dev,
-                                      int64_t groups) {
-  RunShape settled = *shape;
-  settled.attn_groups = groups;
+RunShape schedule_defaults(const RunShape *shape) {
+  RunShape r = *shape;
+  if (r.recompute == RECOMPUTE_AUTO) r.recompute = RECOMPUTE_LAYER;
+  if (r.keep_attention == KEEP_AUTO) r.keep_attention = 0;
+  if (r.checkpoint_every == EVERY_AUTO) r.checkpoint_every = 1;
+  if (r.attn_groups == GROUPS_AUTO) r.attn_groups = 1;
+  if (r.offload == OFFLOAD_AUTO) r.offload = 0;
+  return r;
+}
+
+Schedule *schedule_new(const Config *c, const RunShape *shape, const Device *dev) {
+  RunShape settled = schedule_defaults(shape);
   choose_chunks(c, &settled, dev);
   Schedule *s = schedule_for(c, &settled, dev);
   plan_pack(s->plan);
-  return s;
-}
-
-/* The automatic number of groups: the fewest that fit, or the most that there can be. */
-Schedule *schedule_new(const Config *c, const RunShape *shape, const Device *dev) {
-  bool automatic = shape->attn_groups == GROUPS_AUTO;
-  Schedule *s = schedule_with_groups(c, shape, dev, automatic ? 1 : shape->attn_groups);
-  if (!automatic || !shape->most_bytes || shape->recompute != RECOMPUTE_LAYER) return s;
-  for (int64_t groups = 2; groups <= c->NKV && plan_bytes(s->plan, SPACE_DEVICE) > shape->most_bytes;
-       groups++) {
-    if (c->NKV % groups) continue;
-    schedule_free(s);
-    s = schedule_with_groups(c, shape, dev, groups);
-  }
   return s;
 }
 

@@ -32,6 +32,7 @@ typedef enum Recompute {
   RECOMPUTE_NONE,  /* keeps every activation that the backward needs */
   RECOMPUTE_MLP,   /* keeps all but the inside of the MLP */
   RECOMPUTE_LAYER, /* keeps the layer's input (and what keep_attention says) */
+  RECOMPUTE_AUTO,
 } Recompute;
 
 typedef enum UpdateMode {
@@ -39,7 +40,8 @@ typedef enum UpdateMode {
   UPDATE_LAYER, /* of a unit as soon as its gradient is complete: one layer's gradient at a time */
 } UpdateMode;
 
-enum { CHUNK_WHOLE = 0, CHUNK_AUTO = -1, KEEP_ALL = -1, GROUPS_AUTO = 0 };
+/* What is AUTO is left to the planner (llama/planner.h); see schedule_defaults. */
+enum { CHUNK_WHOLE = 0, CHUNK_AUTO = -1, KEEP_ALL = -1, KEEP_AUTO = -2, EVERY_AUTO = 0, GROUPS_AUTO = 0 };
 
 /* What is held in host memory and streams through the device, as bits. */
 enum {
@@ -48,6 +50,7 @@ enum {
   OFFLOAD_OPTIMIZER = 1 << 2,   /* moments and master copy */
   OFFLOAD_GRADIENTS = 1 << 3,   /* gathered on the host; of UPDATE_STEP only */
   OFFLOAD_WEIGHTS = 1 << 4,     /* of the layers; embedding and head stay on the device */
+  OFFLOAD_AUTO = 1 << 5,        /* alone */
 };
 
 /* What the schedule depends on, besides the model and the device. */
@@ -57,14 +60,13 @@ typedef struct RunShape {
   bool master;     /* an fp32 copy of bf16 weights is what the optimizer updates */
   DType moments;   /* of Adam's moments; DT_U8: in 8 bits */
   Recompute recompute;
-  int64_t keep_attention;        /* the last so many layers keep their attention's output; KEEP_ALL */
-  int64_t checkpoint_every;      /* one layer input is kept for so many layers */
+  int64_t keep_attention; /* the last so many layers keep their attention's output; KEEP_ALL, KEEP_AUTO */
+  int64_t checkpoint_every;      /* one layer input is kept for so many layers; EVERY_AUTO */
   UpdateMode update;             /* UPDATE_LAYER: A is 1 */
   unsigned offload;              /* OFFLOAD_ bits */
   int64_t update_slice;          /* elements of an update whose tensors stream; 0 = UPDATE_SLICE */
   int64_t mlp_chunk, head_chunk; /* rows of a mini-sequence; CHUNK_WHOLE, CHUNK_AUTO */
   int64_t attn_groups; /* of key/value heads whose attention is computed at a time; 1 = all; GROUPS_AUTO */
-  int64_t most_bytes;  /* device bytes that GROUPS_AUTO tries to keep to; 0 = there is no bound */
   bool training;       /* false: forward only, no gradients and no optimizer */
   int64_t text;        /* tokens of a generated text, prompt included; 0 = none is generated */
 } RunShape;
@@ -203,7 +205,12 @@ AttentionStrides schedule_attention_strides(const Config *c, int64_t groups);
 bool schedule_prepare_attention(const Config *c, const RunShape *shape, Device *dev, bool deterministic,
                                 Error *why);
 
-/* Plans a run. The device is asked for its workspaces and limits only; nothing is allocated on it. */
+/* The shape with everything that is AUTO, but for the chunks, as it is where nobody chooses: RECOMPUTE_LAYER,
+ * one input a layer, no attention kept, nothing on the host, all heads together. */
+RunShape schedule_defaults(const RunShape *shape);
+
+/* Plans a run, with schedule_defaults; automatic chunks are the largest that do not raise the peak. The
+ * device is asked for its workspaces and limits only; nothing is allocated on it. */
 Schedule *schedule_new(const Config *c, const RunShape *shape, const Device *dev);
 void schedule_free(Schedule *s);
 
