@@ -79,7 +79,7 @@ static const Flag flags[] = {
     {GROUP_MEMORY, "update", CHOICE(update), "step", NULL,
      "update after the whole backward, or each layer at once (no clipping)", .choices = "step|layer"},
     {GROUP_MEMORY, "plan", BOOL(plan), "", NULL, "print the memory plan of these flags, do not run"},
-    {GROUP_MEMORY, "json", BOOL(json), "", NULL, "print the plan as JSON"},
+    {GROUP_MEMORY, "json", BOOL(json), "", NULL, "print the plan, or the profile, as JSON"},
 
     {GROUP_RUNNING, "device", STRING(device), "auto", NULL, "where to compute", .choices = "auto|cpu|cuda"},
     {GROUP_RUNNING, "threads", INT(threads), "0", "N", "CPU threads; 0 = all", RANGE(0, 4096)},
@@ -102,6 +102,8 @@ static const Flag flags[] = {
     {GROUP_RUNNING, "eval-only", BOOL(eval_only), "", NULL, "evaluate the model, do not train"},
     {GROUP_RUNNING, "sample-every", INT(sample_every), "0", "N",
      "steps between printed samples; 0 = never (the demo ends with one)", RANGE(0, MAX_LENGTH)},
+    {GROUP_RUNNING, "profile", BOOL(profile), "", NULL,
+     "print at the end where the time went, by operation; written to --out too"},
     {GROUP_RUNNING, "dump-grads", STRING(dump_grads), "", "FILE",
      "write the first step's loss and gradients (safetensors) and stop"},
     {GROUP_RUNNING, "config", STRING(config), "", "FILE",

@@ -108,9 +108,9 @@ static bool check_memory(const Options *o, Error *e) {
                        (long long)o->checkpoint_every, needs_layer);
   if (o->keep_attention != 0 && o->recompute != RECOMPUTE_LAYER)
     return error_usage(e, "--keep-attention: found it with --recompute none or mlp, %s", needs_layer);
-  if (o->json && !o->plan)
-    return error_usage(e, "--json: found no --plan, the only thing that is printed as JSON.\n"
-                          "Add --plan, or leave --json out.");
+  if (o->json && !o->plan && !o->profile)
+    return error_usage(e, "--json: found neither --plan nor --profile, which can be printed as JSON.\n"
+                          "Add one of them, or leave --json out.");
   return true;
 }
 
@@ -136,6 +136,12 @@ static bool check_running(const Options *o, Error *e) {
                        "--dump-grads: found it with --out %s; it stops after the first step's gradients and "
                        "makes no run folder.\nLeave one of the two out.",
                        o->out);
+  if (o->profile && (o->eval_only || o->dump_grads || o->plan))
+    return error_usage(
+        e, "--profile: found it with --%s, which takes no training step.\nLeave one of the two out.",
+        o->eval_only ? "eval-only"
+        : o->plan    ? "plan"
+                     : "dump-grads");
   static const char *const of_training[] = {"steps", "stop-after", "save-every", "out"};
   for (size_t i = 0; o->eval_only && i < sizeof of_training / sizeof of_training[0]; i++)
     if (flags_typed(o, of_training[i]))

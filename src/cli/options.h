@@ -61,7 +61,7 @@ typedef struct Options {
   int64_t checkpoint_every; /* layers a kept layer input */
   int update;               /* an UpdateMode */
   bool plan;                /* print the memory plan, do not run */
-  bool json;                /* print it as JSON */
+  bool json;                /* print the plan, or the profile, as JSON */
 
   /* Running */
   const char *device;     /* "auto", "cpu" or "cuda" */
@@ -76,6 +76,7 @@ typedef struct Options {
   int64_t eval_batches;   /* micro-batches an evaluation */
   bool eval_only;         /* evaluate, do not train */
   int64_t sample_every;   /* steps between samples; 0 = never */
+  bool profile;           /* a table of where the time goes, at the end */
   const char *dump_grads; /* file for the first step's gradients */
   const char *config;     /* file of more flags; NULL = none */
   const char *help;       /* NULL = not asked for, "" = all flags, else the flag to explain */

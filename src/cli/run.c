@@ -142,7 +142,9 @@ bool run_open(Run *r, Error *e) {
   r->schedule = schedule_new(&r->config, &shape, &r->dev);
   if (o->plan) return true;
   if (!check_out(r, e) || !open_saved_state(r, e) || !open_weights(r, e) || !open_data(r, e)) return false;
-  r->roof = matmul_measure_rate(&r->dev, shape.dtype, 0.03);
+  r->roof = r->roofs.flops = matmul_measure_rate(&r->dev, shape.dtype, 0.03);
+  if (o->profile) profile_open(&r->dev);
+  if (o->profile) r->roofs.bytes = profile_copy_rate(&r->dev, 0.1);
   r->libraries_bytes = process_resident_bytes();
   return model_open(&r->model, &r->config, r->schedule, &r->dev, false, e) && load_weights(r, e) &&
          peek_step(r, e) && peek_evaluation(r, e) && read_ahead(r, e);
@@ -318,6 +320,37 @@ void run_print_start(const Run *r) {
            (long long)dataloader_windows(r->train));
   if (r->resumed.path[0])
     printf("# resumed after step %lld from %s\n", (long long)run_first(r), r->resumed.path);
+}
+
+void run_measure_roofs(Run *r) {
+  if (!r->dev.profile || r->dev.kind != DEVICE_CPU)
+    return; /* a GPU is steadier, and its memory may be full */
+  double flops = matmul_measure_rate(&r->dev, r->schedule->shape.dtype, 0.1);
+  double bytes = profile_copy_rate(&r->dev, 0.1);
+  if (flops > r->roofs.flops) r->roofs.flops = flops;
+  if (bytes > r->roofs.bytes) r->roofs.bytes = bytes;
+}
+
+static bool write_profile(const Run *r, Error *e) {
+  char path[RUN_PATH + 16], *text = NULL;
+  size_t size;
+  FILE *f = open_memstream(&text, &size);
+  CHECK(f, "out of memory for profile.json");
+  profile_json(f, &r->dev, r->roofs);
+  CHECK(fclose(f) == 0, "out of memory for profile.json");
+  snprintf(path, sizeof path, "%s/profile.json", r->o.out);
+  bool ok = file_write_text(path, text, e);
+  free(text);
+  return ok;
+}
+
+bool run_report_profile(Run *r, Error *e) {
+  if (!r->dev.profile) return true;
+  if (r->o.json)
+    profile_json(stdout, &r->dev, r->roofs);
+  else
+    profile_print(stdout, &r->dev, r->roofs);
+  return !r->o.out || write_profile(r, e) || run_go_on(r, e);
 }
 
 /* A prompt of the kind of text that the model learns: a new beginning of the demo's, or the beginning of the

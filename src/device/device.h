@@ -35,6 +35,7 @@ typedef struct Device {
   char name[128];          /* for the configuration that is printed */
   struct CudaDevice *cuda; /* what only a CUDA device has (device_cuda.h); NULL on the CPU */
   DeviceExtra extra[DEVICE_EXTRAS];
+  struct Profile *profile; /* times of the operations (profile.h); NULL = they are not taken */
 } Device;
 
 /* Opens a device. kind_name: "auto", "cpu" or "cuda"; threads: 0 = all the CPU's. "cuda" fails, and says

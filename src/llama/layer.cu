@@ -18,6 +18,7 @@ static Norm norm_of(const Model *m, int64_t unit, const ParamSpec *spec, bool gr
 static Linear linear_of(const Model *m, int64_t unit, const ParamSpec *weight, const ParamSpec *bias,
                         bool gradients) {
   Linear l = {};
+  l.name = weight->name;
   l.in = weight->cols;
   l.out = weight->rows;
   l.weight = model_weight(m, unit, weight);

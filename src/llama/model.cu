@@ -3,7 +3,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "llama/layer.h" /* defines: layer_forward, layer_backward, gradients_ready, and mst_chunk.cuh's */
+#include "llama/layer.h"   /* defines: layer_forward, layer_backward, gradients_ready, and mst_chunk.cuh's */
+#include "ops/attention.h" /* defines: attention_pairs */
 #include "ops/convert.h"
 #include "ops/embedding.h"
 
@@ -117,6 +118,7 @@ static LmHead lm_head(const Model *m) {
   head.C = c->C;
   head.V = c->V;
   head.norm = Norm{model_weight(m, last, norm), model_gradient(m, last, norm), (float)c->norm_eps};
+  head.logits.name = "head";
   head.logits.in = c->C;
   head.logits.out = c->V;
   head.logits.weight = model_weight(m, unit, weight);
@@ -278,10 +280,7 @@ double model_step_flops(const Config *c, int64_t sequences, int64_t T) {
   double layer_products = C * (q + 2 * kv) + q * C + 3 * C * (double)c->FF;
   double forward = 2 * tokens * ((double)c->L * layer_products + C * (double)c->V);
   for (int64_t l = 0; l < c->L; l++) {
-    /* query-key pairs of a sequence: a triangle, cut to a band by a window */
-    double W = (double)(c->layers[l].window ? c->layers[l].window : T), t = (double)T;
-    double pairs = W < t ? W * (W + 1) / 2 + (t - W) * W : t * (t + 1) / 2;
-    forward += 4 * q * pairs * (double)sequences;
+    forward += 4 * q * attention_pairs(T, c->layers[l].window) * (double)sequences;
   }
   return 3 * forward; /* a backward is two forwards */
 }
