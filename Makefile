@@ -4,6 +4,7 @@
 #   CUDA=0        no CUDA even where nvcc is found (default: nvcc where there is one)
 #   ARCH="80 90"  compute capabilities to build for, with nvcc; chips later than the last take its PTX
 #   SANITIZE=address,undefined   a sanitizer build, in a folder of its own
+#   BLAS=openblas|mkl|blis   the matrix library; BLAS_DIR: its folder, where the linker does not look
 #   NATIVE=0      for any x86-64 with AVX2 instead of for this machine
 #   DEBUG=1       -O1 -g
 #   FUZZ_SECONDS=60   of each fuzz target, for `make fuzz`
@@ -18,7 +19,8 @@ NATIVE    ?= 1
 SANITIZE  ?=
 comma     := ,
 
-KIND  := $(if $(filter 1,$(CUDA)),cuda,cpu)$(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))
+BLAS      ?= openblas
+KIND  := $(if $(filter 1,$(CUDA)),cuda,cpu)$(if $(filter-out openblas,$(BLAS)),-$(BLAS))$(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))
 BUILD ?= build/$(KIND)
 
 # Strict IEEE, but for errno and traps, which keep loops from vectorising. Never -ffast-math: it breaks
@@ -31,7 +33,25 @@ INCLUDE  := -I. -Isrc -Itest
 HOST     := $(OPTIMIZE) $(WARN) -fopenmp
 CFLAGS   ?=
 CXXFLAGS ?=
-LDLIBS   := -lopenblas -lcjson -lpcre2-8 -lutf8proc -lm -ldl
+
+# All of them on OpenMP's threads. MKL's parts do not name each other, so that none may be left out as unneeded.
+BLAS_openblas := -lopenblas
+BLAS_blis     := -lblis
+BLAS_mkl      := -Wl,--no-as-needed -lmkl_intel_lp64 -lmkl_gnu_thread -lmkl_core -Wl,--as-needed
+BLAS_PACKAGE_blis := libblis-openmp-dev
+BLAS_PACKAGE_mkl  := libmkl-dev (non-free) or Intel's oneMKL; BLAS_DIR=FOLDER where it is not in the linker's path
+BLAS_LIBS := $(if $(BLAS_DIR),-L$(BLAS_DIR) -Wl$(comma)-rpath$(comma)$(BLAS_DIR)) $(BLAS_$(BLAS))
+ifeq ($(BLAS_$(BLAS)),)
+  $(error BLAS=$(BLAS): expected openblas, mkl or blis)
+endif
+ifneq ($(BLAS),openblas) # that one is installed by scripts/install_deps.sh
+  BLAS_PROBE := void cblas_sgemm(void); int main(void) { cblas_sgemm(); }
+  ifneq ($(shell echo '$(BLAS_PROBE)' | $(CC) -fopenmp -x c - -x none -o /dev/null $(BLAS_LIBS) -lm -ldl 2>&1),)
+    $(error BLAS=$(BLAS): the linker found no $(filter -l%,$(BLAS_$(BLAS))) for it. Install $(BLAS_PACKAGE_$(BLAS)), or leave BLAS out for OpenBLAS)
+  endif
+endif
+
+LDLIBS   := $(BLAS_LIBS) -lcjson -lpcre2-8 -lutf8proc -lm -ldl
 
 ifeq ($(CUDA),1)
   LATEST   := $(lastword $(ARCH))

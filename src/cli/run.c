@@ -275,7 +275,7 @@ bool run_rescue(Run *r, int64_t done, Error *e) {
 /* ---- what is printed ---- */
 
 void run_print_plan(const Run *r) {
-  if (r->o.json) {
+  if (r->o.plan && r->o.json) {
     plan_json(stdout, r->schedule->plan);
     return;
   }

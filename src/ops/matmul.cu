@@ -1,11 +1,11 @@
-/* Matrix products: on CUDA by cublasLt (matmul_cuda.cu), on the CPU by OpenBLAS' sgemm, directly for fp32 and
+/* Matrix products: on CUDA by cublasLt (matmul_cuda.cu), on the CPU by sgemm, directly for fp32 and
  * on converted tiles for bf16. */
-#include <cblas.h>
 #include <limits.h>
 #include <string.h>
 #include <time.h>
 
 #include "ops/matmul.h"
+#include "device/blas.h"    // defines: cblas_sgemm
 #include "device/group.cuh" // defines: bf16, value, store
 #include "ops/convert.h"    // defines: fill_constant, fill_normal
 #ifdef __CUDACC__
