@@ -1,4 +1,5 @@
-# train_llama: `make` builds ./train_llama, `make test` runs the tests, `make demo` trains the demo.
+# train_llama: `make` builds ./train_llama, `make test` runs the tests, `make demo` trains the demo,
+# `make bench` measures the CPU.
 # With nvcc: `make ptxas-check`; with cuDNN: `make cudnn-check`; with a GPU: `make gpu-check`, `make gpu-bench`.
 #
 #   CUDA=0        no CUDA even where nvcc is found (default: nvcc where there is one)
@@ -139,7 +140,7 @@ $(BUILD)/train_llama_faulty: $(BUILD)/train_llama.cu.o $(BUILD)/test/fault_io.c.
 	$(call SAY,link)
 	$(Q)$(LINK)
 
-$(BUILD)/gpu_bench: $(BUILD)/bench/gpu_bench.cu.o $(OBJECTS)
+$(BUILD)/gpu_bench $(BUILD)/cpu_ops: $(BUILD)/%: $(BUILD)/bench/%.cu.o $(OBJECTS)
 	$(call SAY,link)
 	$(Q)$(LINK)
 
@@ -175,6 +176,15 @@ THREADED := $(addprefix build/cpu-thread/,test_block test_flash)
 thread-check:
 	@$(MAKE) --no-print-directory $(PARALLEL) CUDA=0 SANITIZE=thread BUILD=build/cpu-thread $(THREADED)
 	@BUILD=build/cpu-thread test/run_tests.sh $(THREADED)
+# Whether the compiler vectorises the loops that have to be, on processors with AVX2 and with AVX-512.
+.PHONY: vector-check
+vector-check:
+	@test/vector_check.py $(CXX) -std=c++17 $(filter-out -march=%,$(OPTIMIZE)) -fopenmp $(INCLUDE)
+# Speed on the CPU against its roofs and against transformers, in less than 5 minutes (docs/results.md).
+.PHONY: bench
+bench:
+	@$(MAKE) --no-print-directory $(PARALLEL) $(BUILD)/train_llama $(BUILD)/cpu_ops
+	@bench/cpu_bench.sh $(BUILD)
 # On a machine with a GPU; without one they say so and succeed.
 gpu-check:
 	@MAKE="$(MAKE)" test/gpu_check.sh
