@@ -68,7 +68,7 @@ static void bench_attention(Bench *b, AttentionShape s) {
   int64_t work = (int64_t)((forward_bytes > backward_bytes ? forward_bytes : backward_bytes) / sizeof(float));
   float *workspace = take(b, work);
   double product = 2 * (double)(s.NH * s.HS) * attention_pairs(s.T, s.window);
-  auto sgemm = [=] { return matmul_measure_rate(&b->dev, DT_FP32, 0.05); };
+  auto sgemm = [=] { return matmul_measure_rate(&b->dev, DT_FP32, 0.05, NULL); };
   Rates forward = measure(
       b, 2 * product,
       [=] {

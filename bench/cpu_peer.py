@@ -7,12 +7,15 @@ PYTHON has torch and transformers. Both sides train the same model in fp32 with 
 of threads, one sequence a step; transformers with gradient checkpointing, torch's sdpa attention and its fused AdamW.
 They take turns, in processes of their own; tokens/s are those of the median step after each process' first. The rates
 of both matrix libraries are measured between those steps (best), and speed_at_equal_sgemm is the ratio of the
-speeds after each is divided by its library's rate. Memory is the peak of a process' resident size in its first step;
+speeds after each is divided by its library's rate. What ends in _cpu counts seconds of processor time, means, instead of
+time: what others do on the machine hardly changes that. Memory is the peak of a process' resident size in its first step;
 `rest` is that without weights, gradients and moments (16 bytes a parameter). Python and torch alone are in it, and
 given too (their_base).
+share_of_roof_cpu is that of bench/cpu_roof.py.
 """
 import json
 import os
+import resource
 import statistics
 import sys
 import tempfile
@@ -26,14 +29,16 @@ def resident_bytes():
         return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def sgemm_rate(torch, seconds=0.2, n=1024):
+def sgemm_rates(torch, seconds=0.2, n=1024):
+    """Floating-point operations a second, the best; a second of a processor, the mean."""
     a, b, c = (torch.ones(n, n) for _ in range(3))
-    best, start = 0.0, time.perf_counter()
+    best, count, start, cpu = 0.0, 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - start < seconds:
         begin = time.perf_counter()
         torch.mm(a, b.T, out=c)
         best = max(best, 2.0 * n**3 / (time.perf_counter() - begin))
-    return best
+        count += 1
+    return best, 2.0 * n**3 * count / (time.process_time() - cpu)
 
 
 def work(folder, length, steps):
@@ -49,48 +54,54 @@ def work(folder, length, steps):
     model.train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    seconds, rate = [], 0.0
+    seconds, cpu_seconds, rate, cpu_rate, peak = [], [], 0.0, 0.0, 0
     for _ in range(steps):
         tokens = torch.randint(config.vocab_size, (1, length))
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         model(input_ids=tokens, labels=tokens).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         seconds.append(time.perf_counter() - start)
-        rate = max(rate, sgemm_rate(torch))
-    print(json.dumps({"seconds": seconds, "rate": rate, "base": base,
+        cpu_seconds.append(time.process_time() - cpu_start)
+        peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        rate, cpu_rate = map(max, (rate, cpu_rate), sgemm_rates(torch))
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "rate": rate, "cpu_rate": cpu_rate, "base": base, "peak": peak,
                       "versions": f"torch {torch.__version__}, transformers {transformers.__version__}"}))
 
 
 def theirs(folder, length, steps):
-    out, peak = bench.run([sys.executable, __file__, "--work", folder, str(length), str(steps)],
+    out, _ = bench.run([sys.executable, __file__, "--work", folder, str(length), str(steps)],
                           {"OMP_NUM_THREADS": str(bench.threads())})
-    return json.loads(out.splitlines()[-1]), peak
+    return json.loads(out.splitlines()[-1])
 
 
 def compare(folder, tokens, length, args):
-    our_seconds, their_seconds, our_rate, their_rate = [], [], 0.0, 0.0
-    _, our_peak = bench.train(folder, tokens, length, 1, bench.threads())
-    their_peak = 0
+    ours, their = [], []
     for _ in range(args.repeat):
-        profile, _ = bench.train(folder, tokens, length, args.steps + 1, bench.threads(), "--profile", "--json")
-        their, peak = theirs(folder, length, args.steps + 1)
-        our_seconds += profile["steps_s"]
-        their_seconds += their["seconds"][1:]
-        our_rate, their_rate = max(our_rate, profile["roof_flops_per_s"]), max(their_rate, their["rate"])
-        their_peak = peak if not their_peak else min(their_peak, peak)
-    ours, other = statistics.median(our_seconds), statistics.median(their_seconds)
+        ours.append(bench.train(folder, tokens, length, args.steps + 1, bench.threads(), "--profile", "--json")[0])
+        their.append(theirs(folder, length, args.steps + 1))
+    seconds = statistics.median(s for o in ours for s in o["steps_s"])
+    their_seconds = statistics.median(s for t in their for s in t["seconds"][1:])
+    rate, their_rate = max(o["roof_flops_per_s"] for o in ours), max(t["rate"] for t in their)
+    cpu = statistics.mean(o["step_cpu_s"] for o in ours)
+    their_cpu = statistics.mean(s for t in their for s in t["cpu_seconds"][1:])
+    cpu_rate, their_cpu_rate = max(o["roof_flops_per_cpu_s"] for o in ours), max(t["cpu_rate"] for t in their)
+    peak = max(o["first_step_peak_bytes"] for o in ours)
+    their_peak = min(t["peak"] for t in their)
     state = 16 * bench.parameters(args.layers)
-    return dict(T=length, tokens_per_s=round(length / ours, 1), their_tokens_per_s=round(length / other, 1),
-                speed=round(other / ours, 3), sgemm_gflops=round(our_rate / 1e9, 1),
-                their_sgemm_gflops=round(their_rate / 1e9, 1),
-                speed_at_equal_sgemm=round(other / ours * their_rate / our_rate, 3),
-                peak_mb=round(our_peak / 1e6), their_peak_mb=round(their_peak / 1e6), memory=round(our_peak / their_peak, 3),
-                rest_mb=round((our_peak - state) / 1e6), their_rest_mb=round((their_peak - state) / 1e6),
-                memory_of_rest=round((our_peak - state) / (their_peak - state), 3),
-                their_base_mb=round(their["base"] / 1e6), steps_s=[round(s, 3) for s in our_seconds],
-                their_steps_s=[round(s, 3) for s in their_seconds], peer=their["versions"])
+    flops = ours[0]["product_flops"]
+    return dict(T=length, tokens_per_s=round(length / seconds, 1), their_tokens_per_s=round(length / their_seconds, 1),
+                speed=round(their_seconds / seconds, 3), speed_cpu=round(their_cpu / cpu, 3),
+                sgemm_gflops=round(rate / 1e9, 1), their_sgemm_gflops=round(their_rate / 1e9, 1),
+                sgemm_gflops_cpu=round(cpu_rate / 1e9, 1), their_sgemm_gflops_cpu=round(their_cpu_rate / 1e9, 1),
+                speed_at_equal_sgemm=round(their_seconds / seconds * their_rate / rate, 3),
+                speed_at_equal_sgemm_cpu=round(their_cpu / cpu * their_cpu_rate / cpu_rate, 3),
+                share_of_roof_cpu=round(flops / cpu_rate / cpu, 3), peak_mb=round(peak / 1e6), their_peak_mb=round(their_peak / 1e6), memory=round(peak / their_peak, 3),
+                rest_mb=round((peak - state) / 1e6), their_rest_mb=round((their_peak - state) / 1e6),
+                memory_of_rest=round((peak - state) / (their_peak - state), 3),
+                their_base_mb=round(their[0]["base"] / 1e6), steps_s=[round(s, 3) for o in ours for s in o["steps_s"]],
+                their_steps_s=[round(s, 3) for t in their for s in t["seconds"][1:]], peer=their[0]["versions"])
 
 
 def main():

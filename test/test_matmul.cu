@@ -161,8 +161,8 @@ static void test_exact_integers(void **state) {
 }
 
 static void test_rate(void **state) {
-  double rate = matmul_measure_rate(&((Fixture *)*state)->dev, DT_FP32, 0.02);
-  double rate_bf16 = matmul_measure_rate(&((Fixture *)*state)->dev, DT_BF16, 0.02);
+  double rate = matmul_measure_rate(&((Fixture *)*state)->dev, DT_FP32, 0.02, NULL);
+  double rate_bf16 = matmul_measure_rate(&((Fixture *)*state)->dev, DT_BF16, 0.02, NULL);
   assert_true(isfinite(rate) && rate > 1e6 && isfinite(rate_bf16) && rate_bf16 > 1e6);
 }
 

@@ -18,7 +18,7 @@
 static cJSON *json_of(const Device *dev) {
   char text[4096];
   FILE *f = fmemopen(text, sizeof text, "w");
-  profile_json(f, dev, (ProfileRoofs){1e9, 1e9});
+  profile_json(f, dev, (ProfileRoofs){1e9, 1e9, 1e9});
   fclose(f);
   cJSON *json = cJSON_Parse(text);
   assert_non_null(json);

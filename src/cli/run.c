@@ -142,7 +142,7 @@ bool run_open(Run *r, Error *e) {
   r->schedule = schedule_new(&r->config, &shape, &r->dev);
   if (o->plan) return true;
   if (!check_out(r, e) || !open_saved_state(r, e) || !open_weights(r, e) || !open_data(r, e)) return false;
-  r->roof = r->roofs.flops = matmul_measure_rate(&r->dev, shape.dtype, 0.03);
+  r->roof = r->roofs.flops = matmul_measure_rate(&r->dev, shape.dtype, 0.03, &r->roofs.flops_per_cpu_second);
   if (o->profile) profile_open(&r->dev);
   if (o->profile) r->roofs.bytes = profile_copy_rate(&r->dev, 0.1);
   r->libraries_bytes = process_resident_bytes();
@@ -325,9 +325,10 @@ void run_print_start(const Run *r) {
 void run_measure_roofs(Run *r) {
   if (!r->dev.profile || r->dev.kind != DEVICE_CPU)
     return; /* a GPU is steadier, and its memory may be full */
-  double flops = matmul_measure_rate(&r->dev, r->schedule->shape.dtype, 0.1);
+  double per_cpu, flops = matmul_measure_rate(&r->dev, r->schedule->shape.dtype, 0.2, &per_cpu);
   double bytes = profile_copy_rate(&r->dev, 0.1);
   if (flops > r->roofs.flops) r->roofs.flops = flops;
+  if (per_cpu > r->roofs.flops_per_cpu_second) r->roofs.flops_per_cpu_second = per_cpu;
   if (bytes > r->roofs.bytes) r->roofs.bytes = bytes;
 }
 

@@ -4,6 +4,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/process.h" /* defines: process_cpu_seconds, process_peak_bytes */
+
 enum { MAX_OPERATIONS = 64 };
 
 typedef struct Operation {
@@ -24,6 +26,9 @@ struct Profile {
   bool in_step;
   double first_seconds; /* of the first step */
   double *seconds;      /* [steps] of the steps that count; the first one's until there is another */
+  double cpu_seconds;   /* that processors worked in those steps */
+  double cpu_begin;     /* process_cpu_seconds() when the step at hand began */
+  int64_t peak_bytes;   /* resident, until the end of the first step */
   int64_t steps, ended; /* steps that count; steps that have ended */
 };
 
@@ -83,14 +88,22 @@ void profile_step_begin(Device *dev) {
   if (!dev->profile) return;
   dev->profile->step.count = 0;
   dev->profile->in_step = true;
+  dev->profile->cpu_begin = process_cpu_seconds();
 }
 
 void profile_step_end(Device *dev, double seconds) {
   Profile *p = dev->profile;
   if (!p) return;
   p->in_step = false;
-  if (p->ended++ == 0) p->first_seconds = seconds;
-  if (p->ended == 2) p->steps = p->total.count = 0; /* what was there was the first step */
+  if (p->ended++ == 0) {
+    p->first_seconds = seconds;
+    p->peak_bytes = process_peak_bytes();
+  }
+  if (p->ended == 2) { /* what was there was the first step */
+    p->steps = p->total.count = 0;
+    p->cpu_seconds = 0;
+  }
+  p->cpu_seconds += process_cpu_seconds() - p->cpu_begin;
   p->seconds = realloc(p->seconds, (size_t)(p->steps + 1) * sizeof *p->seconds);
   CHECK(p->seconds, "out of memory for a profile");
   p->seconds[p->steps++] = seconds;
@@ -190,12 +203,15 @@ void profile_json(FILE *out, const Device *dev, ProfileRoofs roofs) {
   Sums s = sums_of(p);
   Tally t = sorted(p);
   double n = p->steps > 0 ? (double)p->steps : 1;
+  fprintf(out, "{\n  \"steps\": %lld,\n  \"first_step_s\": %.6f,\n  \"first_step_peak_bytes\": %lld,\n",
+          (long long)p->steps, p->first_seconds, (long long)p->peak_bytes);
   fprintf(out,
-          "{\n  \"steps\": %lld,\n  \"first_step_s\": %.6f,\n  \"step_s\": %.6f,\n  \"best_step_s\": %.6f,\n"
-          "  \"outside_s\": %.6f,\n  \"product_flops\": %.0f,\n  \"roof_flops_per_s\": %.0f,\n"
+          "  \"step_s\": %.6f,\n  \"best_step_s\": %.6f,\n  \"step_cpu_s\": %.6f,\n  \"outside_s\": %.6f,\n",
+          s.step, s.best, p->cpu_seconds / n, s.untimed);
+  fprintf(out,
+          "  \"product_flops\": %.0f,\n  \"roof_flops_per_s\": %.0f,\n  \"roof_flops_per_cpu_s\": %.0f,\n"
           "  \"roof_bytes_per_s\": %.0f,\n  \"steps_s\": [",
-          (long long)p->steps, p->first_seconds, s.step, s.best, s.untimed, s.flops, roofs.flops,
-          roofs.bytes);
+          s.flops, roofs.flops, roofs.flops_per_cpu_second, roofs.bytes);
   for (int64_t i = 0; i < p->steps; i++) fprintf(out, "%s%.6f", i ? ", " : "", p->seconds[i]);
   fprintf(out, "],\n  \"operations\": [");
   for (int i = 0; i < t.count; i++) {

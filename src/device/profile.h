@@ -22,8 +22,9 @@ typedef struct Profile Profile;
 
 /* Rates that the same run measured, to hold those of the operations against. */
 typedef struct ProfileRoofs {
-  double flops; /* of a matrix product, a second */
-  double bytes; /* read and written by a copy, a second */
+  double flops;                /* of a matrix product, a second */
+  double bytes;                /* read and written by a copy, a second */
+  double flops_per_cpu_second; /* of a matrix product, a second of one processor; see matmul_measure_rate */
 } ProfileRoofs;
 
 /* Begins a profile of what the device does from now on. */
