@@ -5,16 +5,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "device/profile.h" // defines: profile_copy_rate
+#include "base/process.h" // defines: process_cpu_seconds
 #include "ops/adamw.h"
 #include "ops/attention.h"
 #include "ops/convert.h" // defines: fill_normal, fill_constant
 #include "ops/cross_entropy.h"
 #include "ops/embedding.h"
 #include "ops/glu.h"
-#include "ops/matmul.h" // defines: matmul_measure_rate
+#include "ops/matmul.h" // defines: matmul
 #include "ops/qk_prepare.h"
 #include "ops/rmsnorm.h"
 
@@ -22,12 +21,6 @@ typedef struct Bench {
   Device dev;
   bool quick;
 } Bench;
-
-static double seconds_now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static float *take(Bench *b, int64_t floats) {
   Error e = {};
@@ -40,17 +33,25 @@ static void give(Bench *b, float *p, int64_t floats) {
   device_free(&b->dev, p, (size_t)floats * sizeof(float));
 }
 
-/* Best rate of work(), which does `amount` of something, and best rate of the roof, in turns. */
+/* What work() and roof() do in a second, the best of some turns. A second is one of processor time on every
+ * thread, so that others who use the machine hardly change it. */
 typedef struct Rates {
   double rate, roof;
 } Rates;
-template <class Work, class Roof> static Rates measure(Bench *b, double amount, Work work, Roof roof) {
+
+template <class Work> static double rate_of(Bench *b, double amount, Work work) {
+  double begin = process_cpu_seconds();
+  work();
+  return amount * b->dev.threads / (process_cpu_seconds() - begin);
+}
+
+template <class Work, class Roof>
+static Rates measure(Bench *b, double amount, Work work, double roof_amount, Roof roof) {
   Rates r = {};
   work();
-  for (int i = 0; i < (b->quick ? 2 : 5); i++) {
-    double at = roof(), begin = seconds_now();
-    work();
-    double rate = amount / (seconds_now() - begin);
+  roof();
+  for (int i = 0; i < (b->quick ? 3 : 7); i++) {
+    double at = rate_of(b, roof_amount, roof), rate = rate_of(b, amount, work);
     if (at > r.roof) r.roof = at;
     if (rate > r.rate) r.rate = rate;
   }
@@ -68,14 +69,20 @@ static void bench_attention(Bench *b, AttentionShape s) {
   int64_t work = (int64_t)((forward_bytes > backward_bytes ? forward_bytes : backward_bytes) / sizeof(float));
   float *workspace = take(b, work);
   double product = 2 * (double)(s.NH * s.HS) * attention_pairs(s.T, s.window);
-  auto sgemm = [=] { return matmul_measure_rate(&b->dev, DT_FP32, 0.05, NULL); };
+  const int64_t M = 1024;
+  const double sgemm_flops = 4 * 2.0 * (double)(M * M * M);
+  float *square = take(b, 3 * M * M);
+  auto sgemm = [=] {
+    Matrix out = {square, DT_FP32, M}, x = {square + M * M, DT_FP32, M}, y = {square + 2 * M * M, DT_FP32, M};
+    for (int i = 0; i < 4; i++) matmul(&b->dev, out, x, false, y, true, M, M, M, false);
+  };
   Rates forward = measure(
       b, 2 * product,
       [=] {
         attention_forward(&b->dev, DT_FP32, o, lse, Heads{qkv, ld}, Heads{qkv + q, ld},
                           Heads{qkv + q + kv, ld}, &s, workspace);
       },
-      sgemm);
+      sgemm_flops, sgemm);
   Rates backward = measure(
       b, 5 * product,
       [=] {
@@ -83,7 +90,7 @@ static void bench_attention(Bench *b, AttentionShape s) {
                            Heads{d_qkv + q + kv, ld}, d_o, o, lse, Heads{qkv, ld}, Heads{qkv + q, ld},
                            Heads{qkv + q + kv, ld}, &s, workspace);
       },
-      sgemm);
+      sgemm_flops, sgemm);
   printf("{\"bench\": \"attention\", \"T\": %lld, \"heads\": %lld, \"kv_heads\": %lld, \"HS\": %lld, "
          "\"window\": "
          "%lld, \"forward_gflops\": %.1f, \"forward_of_sgemm\": %.3f, \"backward_gflops\": %.1f, "
@@ -92,6 +99,7 @@ static void bench_attention(Bench *b, AttentionShape s) {
          forward.rate * 1e-9, forward.rate / forward.roof, backward.rate * 1e-9,
          backward.rate / backward.roof);
   fflush(stdout);
+  give(b, square, 3 * M * M);
   give(b, qkv, n);
   give(b, d_qkv, n);
   give(b, o, s.T * q);
@@ -103,10 +111,15 @@ static void bench_attention(Bench *b, AttentionShape s) {
 /* ---- row kernels ---- */
 
 template <class Work> static void bench_row(Bench *b, const char *name, int64_t floats, Work work) {
-  Rates r = measure(b, 4 * (double)floats, work, [=] { return profile_copy_rate(&b->dev, 0); });
+  const size_t bytes = (size_t)128 << 20; /* no cache holds it */
+  float *from = take(b, (int64_t)(bytes / sizeof(float))), *to = take(b, (int64_t)(bytes / sizeof(float)));
+  Rates r = measure(b, 4 * (double)floats, work, 2 * (double)bytes,
+                    [=] { device_copy(&b->dev, to, from, bytes, COPY_ON_DEVICE); });
   printf("{\"bench\": \"row kernel\", \"name\": \"%s\", \"gb_per_s\": %.2f, \"of_memcpy\": %.3f}\n", name,
          r.rate * 1e-9, r.rate / r.roof);
   fflush(stdout);
+  give(b, from, (int64_t)(bytes / sizeof(float)));
+  give(b, to, (int64_t)(bytes / sizeof(float)));
 }
 
 static void bench_rows(Bench *b) {

@@ -6,7 +6,8 @@
 PROGRAM is the cpu_ops that `make bench` builds. Attention: operations of 2 products forward
 and 5 backward over the pairs of a query and a key it sees, against the rate of sgemm. Row kernels: the bytes that have to
 be read and written, against those that memcpy reads and writes, on buffers that no cache holds. Each rate is the best of
-some repetitions, taken in turns with its roof.
+some repetitions, taken in turns with its roof. Seconds are of processor time on every thread: others who use the machine
+hardly change them, but threads that wait asleep (OMP_WAIT_POLICY=passive) are not seen.
 """
 import argparse
 import json

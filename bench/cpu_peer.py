@@ -8,14 +8,14 @@ of threads, one sequence a step; transformers with gradient checkpointing, torch
 They take turns, in processes of their own; tokens/s are those of the median step after each process' first. The rates
 of both matrix libraries are measured between those steps (best), and speed_at_equal_sgemm is the ratio of the
 speeds after each is divided by its library's rate. What ends in _cpu counts seconds of processor time, means, instead of
-time: what others do on the machine hardly changes that. Memory is the peak of a process' resident size in its first step;
+time: what others do on the machine hardly changes that. Memory is the peak of a process' resident size
+(ours in its first step, before the profile measures copies; later ones take no more);
 `rest` is that without weights, gradients and moments (16 bytes a parameter). Python and torch alone are in it, and
 given too (their_base).
 share_of_roof_cpu is that of bench/cpu_roof.py.
 """
 import json
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -54,7 +54,7 @@ def work(folder, length, steps):
     model.train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    seconds, cpu_seconds, rate, cpu_rate, peak = [], [], 0.0, 0.0, 0
+    seconds, cpu_seconds, rate, cpu_rate = [], [], 0.0, 0.0
     for _ in range(steps):
         tokens = torch.randint(config.vocab_size, (1, length))
         start, cpu_start = time.perf_counter(), time.process_time()
@@ -64,16 +64,15 @@ def work(folder, length, steps):
         optimizer.zero_grad(set_to_none=True)
         seconds.append(time.perf_counter() - start)
         cpu_seconds.append(time.process_time() - cpu_start)
-        peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         rate, cpu_rate = map(max, (rate, cpu_rate), sgemm_rates(torch))
-    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "rate": rate, "cpu_rate": cpu_rate, "base": base, "peak": peak,
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "rate": rate, "cpu_rate": cpu_rate, "base": base,
                       "versions": f"torch {torch.__version__}, transformers {transformers.__version__}"}))
 
 
 def theirs(folder, length, steps):
-    out, _ = bench.run([sys.executable, __file__, "--work", folder, str(length), str(steps)],
+    out, peak = bench.run([sys.executable, __file__, "--work", folder, str(length), str(steps)],
                           {"OMP_NUM_THREADS": str(bench.threads())})
-    return json.loads(out.splitlines()[-1])
+    return {**json.loads(out.splitlines()[-1]), "peak": peak}
 
 
 def compare(folder, tokens, length, args):
