@@ -103,13 +103,11 @@ def write_tokens(path, count):
 
 
 def train(model, tokens, length, steps, threads, *flags):
-    """Runs ./train_llama; its profile, and the peak of its resident memory."""
+    """Runs ./train_llama; its profile, and all that it prints."""
     command = [str(PROGRAM), "--model", model, "--train", tokens, "--seq-len", str(length), "--steps", str(steps),
-               "--warmup", "0", "--batch", "1", "--device", "cpu", "--threads", str(threads), *flags]
-    out, peak = run(command)
-    if "--json" not in flags:
-        return out, peak
-    return json.loads(out[out.rindex("\n{\n"):]), peak
+               "--warmup", "0", "--batch", "1", "--device", "cpu", "--threads", str(threads), "--profile", "--json", *flags]
+    out, _ = run(command)
+    return json.loads(out[out.rindex("\n{\n"):]), out
 
 
 def run(command, environment=None):

@@ -5,7 +5,8 @@
 
 Each length runs whole (chunks off), with the automatic choice, and with every size below its own, for MLP and LM head
 alike. The settings take turns, --repeat times, each in a process of its own; of each the fastest step counts.
-of_whole: that time against the fastest whole step.
+of_whole: that time against the fastest whole step. of_whole_cpu: the same in seconds of processor time, of each process
+the mean, which others who use the machine hardly change.
 """
 import os
 import re
@@ -23,15 +24,6 @@ def settings(length, chunks):
     return flags
 
 
-def step_seconds(text):
-    """Of the steps after the first, from the lines that a run prints."""
-    unit = {"us": 1e-6, "ms": 1e-3, "s": 1}
-    times = re.findall(r"^step .*?\| +([\d.]+) (us|ms|s) +\|", text, re.M)
-    if len(times) < 2:
-        bench.fail(f"found no step lines in what the program printed:\n{text}")
-    return [float(t) * unit[u] for t, u in times[1:]]
-
-
 def main():
     parser = bench.arguments(__doc__, [512, 2048, 8192], 2)
     parser.add_argument("--chunks", type=int, nargs="*", default=[256, 512, 1024, 2048, 4096], metavar="ROWS")
@@ -44,15 +36,17 @@ def main():
         bench.write_model(folder, args.layers)
         bench.write_tokens(tokens, 4 * max(args.lengths) + 1)
         for length in args.lengths:
-            flags, best, rows = settings(length, args.chunks), {}, {}
+            flags, best, cpu, rows = settings(length, args.chunks), {}, {}, {}
             for _ in range(args.repeat):
                 for name, f in flags.items():
-                    text, _ = bench.train(folder, tokens, length, args.steps + 1, bench.threads(), *f)
-                    best[name] = min(step_seconds(text) + [best.get(name, float("inf"))])
+                    p, text = bench.train(folder, tokens, length, args.steps + 1, bench.threads(), *f)
+                    best[name] = min(p["best_step_s"], best.get(name, float("inf")))
+                    cpu[name] = min(p["step_cpu_s"], cpu.get(name, float("inf")))
                     rows[name] = [int(n) for n in re.search(r"MLP (\d+) rows, LM head (\d+) rows", text).groups()]
             for name, seconds in best.items():
                 result.add(T=length, chunk=name, mlp_rows=rows[name][0], head_rows=rows[name][1],
-                           step_s=round(seconds, 4), of_whole=round(seconds / best["whole"], 4))
+                           step_s=round(seconds, 4), of_whole=round(seconds / best["whole"], 4),
+                           of_whole_cpu=round(cpu[name] / cpu["whole"], 4))
     result.write(args.keep)
 
 

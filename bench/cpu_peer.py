@@ -78,7 +78,7 @@ def theirs(folder, length, steps):
 def compare(folder, tokens, length, args):
     ours, their = [], []
     for _ in range(args.repeat):
-        ours.append(bench.train(folder, tokens, length, args.steps + 1, bench.threads(), "--profile", "--json")[0])
+        ours.append(bench.train(folder, tokens, length, args.steps + 1, bench.threads())[0])
         their.append(theirs(folder, length, args.steps + 1))
     seconds = statistics.median(s for o in ours for s in o["steps_s"])
     their_seconds = statistics.median(s for t in their for s in t["seconds"][1:])

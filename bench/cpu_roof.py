@@ -24,7 +24,7 @@ def main():
         bench.write_model(folder, args.layers)
         bench.write_tokens(tokens, 4 * max(args.lengths) + 1)
         for length in args.lengths:
-            p, _ = bench.train(folder, tokens, length, args.steps + 1, bench.threads(), "--profile", "--json")
+            p, _ = bench.train(folder, tokens, length, args.steps + 1, bench.threads())
             seconds = p["product_flops"] / p["roof_flops_per_s"]
             rows = [dict(name=f"{o['name']} {o['part']}".strip(), share=round(o["seconds"] / p["step_s"], 4),
                          of_roof=round(o["flops"] / p["roof_flops_per_s"] / o["seconds"] if o["flops"] else
