@@ -26,7 +26,8 @@ static bool has_words(const Flag *f) {
 /* Prints them, separated by blanks. */
 static void print_words(FILE *out, const Flag *f) {
   for (const char *c = f->choices ? f->choices : ""; *c; c++) fputc(*c == '|' ? ' ' : *c, out);
-  for (int i = 0; i < FLAG_WORDS && f->words[i].name; i++) fprintf(out, "%s%s", i ? " " : "", f->words[i].name);
+  for (int i = 0; i < FLAG_WORDS && f->words[i].name; i++)
+    fprintf(out, "%s%s", i ? " " : "", f->words[i].name);
   for (int i = 0; takes_preset(f) && config_preset_name(i); i++)
     fprintf(out, "%s%s", i ? " " : "", config_preset_name(i));
 }

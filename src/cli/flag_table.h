@@ -39,17 +39,17 @@ typedef struct Flag {
   int group;        /* index of the group's name */
   const char *name; /* without the leading dashes */
   FlagType type;
-  size_t offset;             /* of the field in the program's options */
-  const char *default_value; /* as one would type it; "" = none (FLAG_STRING), absent (FLAG_BOOL) */
-  const char *value_name;    /* placeholder in the help; NULL for FLAG_BOOL and FLAG_CHOICE */
-  const char *help;          /* one line */
-  const char *choices;       /* allowed words, separated by '|'; NULL = any value */
-  int64_t min, max;          /* FLAG_INT */
+  size_t offset;              /* of the field in the program's options */
+  const char *default_value;  /* as one would type it; "" = none (FLAG_STRING), absent (FLAG_BOOL) */
+  const char *value_name;     /* placeholder in the help; NULL for FLAG_BOOL and FLAG_CHOICE */
+  const char *help;           /* one line */
+  const char *choices;        /* allowed words, separated by '|'; NULL = any value */
+  int64_t min, max;           /* FLAG_INT */
   FlagWord words[FLAG_WORDS]; /* FLAG_INT */
-  double low, high;          /* FLAG_DOUBLE: bounds ... */
-  bool above_low;            /* ... low itself is not allowed */
-  bool below_high;           /* ... high itself is not allowed */
-  bool meta;                 /* no part of a run's configuration: asks for a text, or says where flags are */
+  double low, high;           /* FLAG_DOUBLE: bounds ... */
+  bool above_low;             /* ... low itself is not allowed */
+  bool below_high;            /* ... high itself is not allowed */
+  bool meta;                  /* no part of a run's configuration: asks for a text, or says where flags are */
 } Flag;
 
 typedef struct FlagTable {

@@ -93,7 +93,7 @@ static const Flag flags[] = {
     {GROUP_MEMORY, "device-memory", INT(device_memory), "0", "BYTES",
      "plan and run as if the device had so much to give; 0 = what is free", RANGE(0, (int64_t)1 << 50)},
     {GROUP_MEMORY, "host-memory", INT(host_memory), "0", "BYTES",
-     "host memory that offloading may use; 0 = what is free (for a card that is not here: none)",
+     "host memory that offloading may use; 0 = what is free (another card: none)",
      RANGE(0, (int64_t)1 << 50)},
     {GROUP_MEMORY, "json", BOOL(json), "", NULL, "print the plan, or the profile, as JSON"},
 

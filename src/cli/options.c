@@ -148,10 +148,11 @@ static bool check_memory(const Options *o, Error *e) {
         "two out.",
         o->plan ? "plan" : "seq-len");
   if (o->device_memory && (o->plan_device || o->max_seq_len_for))
-    return error_usage(e,
-                       "--device-memory: found it with --%s, which says how much memory there is.\nLeave one of "
-                       "the two out.",
-                       o->plan_device ? "plan-device" : "max-seq-len-for");
+    return error_usage(
+        e,
+        "--device-memory: found it with --%s, which says how much memory there is.\nLeave one of "
+        "the two out.",
+        o->plan_device ? "plan-device" : "max-seq-len-for");
   return true;
 }
 

@@ -29,6 +29,10 @@ enum { CARD_OVERHEAD = 1000000000 };
  * card of that size. flag: for the error, which lists the names. */
 bool card_find(Card *card, const char *flag, const char *text, Error *e);
 
+/* A device that is here, with `bytes` of memory to plan with: its rates are those of the card above that is
+ * most like it, on the CPU of a machine of 2025. They decide between ways to fit, and need be no closer. */
+void card_of_device(Card *card, const Device *dev, int64_t bytes);
+
 /* A device that can be planned for and no more: nothing can be allocated on it or computed. */
 void card_device(Device *dev, const Card *card);
 

@@ -145,6 +145,11 @@ static bool is_sensible(const RunShape *r) {
   return keeps || !(r->offload & OFFLOAD_ATTENTION);
 }
 
+bool planner_allows(const Config *c, const RunShape *shape) {
+  RunShape settled = schedule_defaults(shape);
+  return settled.attn_groups > 0 && c->NKV % settled.attn_groups == 0 && is_sensible(&settled);
+}
+
 /* What is chosen to be on the host, less what there is none of. */
 static unsigned useful_offload(const RunShape *asked, const RunShape *r, unsigned chosen) {
   if (asked->offload != OFFLOAD_AUTO) return chosen;
@@ -170,7 +175,10 @@ static void visit_shapes(const PlanTarget *t, const RunShape *shape, VisitShape 
             r.keep_attention = x.keep[a];
             r.attn_groups = x.groups[g];
             r.offload = useful_offload(shape, &r, x.offload[o]);
-            if (is_sensible(&r)) go_on = visit(&r, context);
+            /* where there is room to keep attention, groups are not needed */
+            bool both = shape->keep_attention == KEEP_AUTO && shape->attn_groups == GROUPS_AUTO &&
+                        r.keep_attention != 0 && r.attn_groups > 1;
+            if (!both && is_sensible(&r)) go_on = visit(&r, context);
           }
 }
 

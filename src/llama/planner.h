@@ -28,6 +28,9 @@ typedef struct PlannedRun {
   double seconds;                   /* of a step, as the cost model has it */
 } PlannedRun;
 
+/* Whether the flags of a shape, none of them AUTO but chunks, go together and suit the model. */
+bool planner_allows(const Config *c, const RunShape *shape);
+
 /* Bytes that a run lacks on the target; 0 = it fits. */
 int64_t planner_missing(const PlanTarget *t, const PlannedRun *run);
 

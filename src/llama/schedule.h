@@ -60,11 +60,11 @@ typedef struct RunShape {
   bool master;     /* an fp32 copy of bf16 weights is what the optimizer updates */
   DType moments;   /* of Adam's moments; DT_U8: in 8 bits */
   Recompute recompute;
-  int64_t keep_attention; /* the last so many layers keep their attention's output; KEEP_ALL, KEEP_AUTO */
-  int64_t checkpoint_every;      /* one layer input is kept for so many layers; EVERY_AUTO */
-  UpdateMode update;             /* UPDATE_LAYER: A is 1 */
-  unsigned offload;              /* OFFLOAD_ bits */
-  int64_t update_slice;          /* elements of an update whose tensors stream; 0 = UPDATE_SLICE */
+  int64_t keep_attention;   /* the last so many layers keep their attention's output; KEEP_ALL, KEEP_AUTO */
+  int64_t checkpoint_every; /* one layer input is kept for so many layers; EVERY_AUTO */
+  UpdateMode update;        /* UPDATE_LAYER: A is 1 */
+  unsigned offload;         /* OFFLOAD_ bits */
+  int64_t update_slice;     /* elements of an update whose tensors stream; 0 = UPDATE_SLICE */
   int64_t mlp_chunk, head_chunk; /* rows of a mini-sequence; CHUNK_WHOLE, CHUNK_AUTO */
   int64_t attn_groups; /* of key/value heads whose attention is computed at a time; 1 = all; GROUPS_AUTO */
   bool training;       /* false: forward only, no gradients and no optimizer */
