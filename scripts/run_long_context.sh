@@ -59,12 +59,11 @@ formats=(--dtype bf16 --moments bf16) batch=(--batch 1)
 drop_given formats "${flags[@]}"
 drop_given batch "${plan[@]}"
 flags=("${formats[@]}" "${flags[@]}")
-plan=(--model "$model" --seq-len "$seq_len" "${batch[@]}" "${plan[@]}" "${flags[@]}" --plan)
+plan=(--model "$model" --seq-len "$seq_len" "${batch[@]}" "${plan[@]}" "${flags[@]}")
 
-"$bin/train_llama" "${plan[@]}"
-if ! "$bin/train_llama" "${plan[@]}" --json 2>/dev/null | grep -q '"fits": true'; then
-  fail "this does not fit, see above: nothing was run."
-fi
+"$bin/train_llama" --plan "${plan[@]}"
+fit=$("$bin/train_llama" --plan --json "${plan[@]}" 2>/dev/null)
+[[ $fit == *'"fits": true'* ]] || fail "this does not fit, see above: nothing was run."
 "$here/finetune_long.sh" --model "$model" --data "$data" --out "$out" --seq-len "$seq_len" "${tuning[@]}" -- "${flags[@]}"
 if command -v python3 >/dev/null && command -v gnuplot >/dev/null; then
   "$here/plot_timeline.py" -o "$out/memory.png" --program "$bin/train_llama" -- "${plan[@]}"
