@@ -110,6 +110,23 @@ static void every_rung_has_the_same_numbers(void **state) {
   free(plain);
 }
 
+/* From what is on the host, the CPU makes the weights that the device makes. */
+static void the_cpu_updates_the_same(void **state) {
+  (void)state;
+#define HOSTED "--dtype bf16 --master fp32 --grad-accum 2 --offload optimizer,gradients,weights "
+  char *streamed = losses_of("streamed", HOSTED "--offload-update stream");
+  char *updated = losses_of("updated", HOSTED "--offload-update cpu");
+  assert_string_equal(updated, streamed);
+  free(updated);
+  free(streamed);
+  expect(
+      0, "files agree",
+      "--version; cmp @/streamed/step-00000002/model.safetensors @/updated/step-00000002/model.safetensors "
+      "&& "
+      "cmp @/streamed/step-00000002/optimizer.safetensors @/updated/step-00000002/optimizer.safetensors && "
+      "echo files agree");
+}
+
 /* Groups of heads add in another order: the numbers are those of the run that is told to have them. */
 static void groups_are_those_that_could_be_given(void **state) {
   (void)state;
@@ -234,6 +251,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(every_rung_has_the_same_numbers),
       cmocka_unit_test(groups_are_those_that_could_be_given),
+      cmocka_unit_test(the_cpu_updates_the_same),
       cmocka_unit_test(ample_memory_chooses_the_defaults),
       cmocka_unit_test(a_resumed_run_chooses_the_same),
       cmocka_unit_test(a_damaged_record_is_passed_over),

@@ -282,6 +282,7 @@ static void flags_that_do_not_go_together(void **state) {
   refuse_line("--attn-groups 0", "--attn-groups", "or auto", NULL);
   refuse_line("--offload checkpoints --recompute none", "--offload", "--recompute layer", NULL);
   refuse_line("--offload attention --keep-attention 0", "--offload", "--keep-attention", NULL);
+  refuse_line("--offload-update cpu --offload optimizer", "--offload-update", "optimizer,gradients", NULL);
   refuse_line("--offload auto,weights", "--offload", "alone", NULL);
   refuse_line("--device-memory 1G --plan --plan-device h100", "--device-memory", "--plan-device", NULL);
   refuse_line("--keep-attention some", "--keep-attention", "or all or auto", NULL);

@@ -30,7 +30,8 @@ static void case_open(Case *k, const char *model, const char *card, DType moment
                            .dev = &k->dev,
                            .device_bytes = k->card.bytes - CARD_OVERHEAD,
                            .flops = k->card.flops,
-                           .link = k->card.link};
+                           .link = k->card.link,
+                           .threads = CARD_HOST_THREADS};
   k->shape = (RunShape){.A = 1,
                         .B = 1,
                         .T = 32768,
@@ -40,6 +41,7 @@ static void case_open(Case *k, const char *model, const char *card, DType moment
                         .keep_attention = KEEP_AUTO,
                         .checkpoint_every = EVERY_AUTO,
                         .offload = OFFLOAD_AUTO,
+                        .host_update = HOST_UPDATE_AUTO,
                         .update = UPDATE_LAYER,
                         .mlp_chunk = CHUNK_AUTO,
                         .head_chunk = CHUNK_AUTO,
@@ -224,6 +226,39 @@ static void parts_of_the_attention_are_kept(void **state) {
   case_close(&k);
 }
 
+/* Who updates from what is on the host: the CPU where it has threads enough for the number format. */
+static void the_cpu_updates_where_it_is_faster(void **state) {
+  (void)state;
+  static const struct {
+    DType moments;
+    bool master;
+    int threads;
+    HostUpdate expected;
+  } rows[] = {{DT_FP32, true, 16, HOST_UPDATE_CPU},
+              {DT_FP32, true, 1, HOST_UPDATE_STREAM},
+              {DT_BF16, false, 16, HOST_UPDATE_STREAM},
+              {DT_BF16, false, 128, HOST_UPDATE_CPU},
+              {DT_U8, false, 128, HOST_UPDATE_STREAM}};
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    Case k;
+    PlannedRun best;
+    case_open(&k, "llama3-8b", "h100", rows[i].moments);
+    k.target.host_bytes = 1000000000000;
+    k.target.threads = rows[i].threads;
+    k.shape.update = UPDATE_STEP;
+    k.shape.master = rows[i].master;
+    k.shape.offload = OFFLOAD_CHECKPOINTS | OFFLOAD_OPTIMIZER | OFFLOAD_GRADIENTS;
+    assert_true(planner_fastest(&best, &k.target, &k.shape));
+    assert_int_equal(best.shape.host_update, rows[i].expected);
+    k.shape.host_update = rows[i].expected == HOST_UPDATE_CPU ? HOST_UPDATE_STREAM : HOST_UPDATE_CPU;
+    PlannedRun other;
+    assert_true(planner_fastest(&other, &k.target, &k.shape));
+    assert_int_equal(other.shape.host_update, k.shape.host_update);
+    assert_true(other.seconds >= best.seconds);
+    case_close(&k);
+  }
+}
+
 static void flags_that_suit_the_model(void **state) {
   (void)state;
   Case k;
@@ -304,6 +339,7 @@ int main(void) {
       cmocka_unit_test(as_few_groups_as_fit),
       cmocka_unit_test(parts_of_the_attention_are_kept),
       cmocka_unit_test(flags_that_suit_the_model),
+      cmocka_unit_test(the_cpu_updates_where_it_is_faster),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

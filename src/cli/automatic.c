@@ -11,7 +11,7 @@
 enum { VALUE_TEXT = 128 };
 
 static const char *const names[] = {"recompute", "keep-attention", "checkpoint-every", "attn-groups",
-                                    "offload",   "mlp-chunk",      "head-chunk"};
+                                    "offload",   "offload-update", "mlp-chunk",        "head-chunk"};
 enum { NAMES = sizeof names / sizeof *names };
 
 /* The value of flag i, as one would type it. */
@@ -32,6 +32,7 @@ static Options settled(const Options *o, const RunShape *shape) {
   s.checkpoint_every = shape->checkpoint_every;
   s.attn_groups = shape->attn_groups;
   s.offload = (int)shape->offload;
+  s.offload_update = (int)shape->host_update;
   s.mlp_chunk = shape->mlp_chunk;
   s.head_chunk = shape->head_chunk;
   return s;

@@ -83,6 +83,8 @@ static const Flag flags[] = {
     {GROUP_MEMORY, "offload", SET(offload), "auto", "LIST|auto",
      "what host memory holds, to be streamed through: none, or a comma list",
      .choices = "checkpoints|attention|optimizer|gradients|weights|auto"},
+    {GROUP_MEMORY, "offload-update", CHOICE(offload_update), "auto", NULL,
+     "who updates from gradients and moments on the host: the device, the CPU", .choices = "stream|cpu|auto"},
     {GROUP_MEMORY, "update", CHOICE(update), "step", NULL,
      "update after the whole backward, or each layer at once (no clipping)", .choices = "step|layer"},
     {GROUP_MEMORY, "plan", BOOL(plan), "", NULL, "print the memory plan of these flags, do not run"},

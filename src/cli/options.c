@@ -133,6 +133,12 @@ static bool check_memory(const Options *o, Error *e) {
     return error_usage(e,
                        "--offload: found attention without --keep-attention, so that there is none to hold.\n"
                        "Give --keep-attention N or all, or leave attention out.");
+  const int gathered = OFFLOAD_OPTIMIZER | OFFLOAD_GRADIENTS;
+  if (o->offload_update == HOST_UPDATE_CPU && (o->offload & gathered) != gathered)
+    return error_usage(
+        e, "--offload-update cpu: found it without --offload optimizer,gradients, expected all that an "
+           "update takes to be on the host.\nGive --offload optimizer,gradients (and what else should be "
+           "there), or leave --offload-update out.");
   if (o->json && !o->plan && !o->max_seq_len_for && !o->profile)
     return error_usage(
         e, "--json: found none of --plan, --max-seq-len-for and --profile, which can be printed as JSON.\n"

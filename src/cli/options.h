@@ -61,6 +61,7 @@ typedef struct Options {
   int64_t checkpoint_every;    /* layers a kept layer input; EVERY_AUTO */
   int64_t attn_groups;         /* groups of key/value heads that take turns; GROUPS_AUTO */
   int offload;                 /* OFFLOAD_ bits */
+  int offload_update;          /* a HostUpdate */
   int update;                  /* an UpdateMode */
   bool plan;                   /* print the memory plan, do not run */
   const char *plan_device;     /* of this card, or NULL: of the device that is here */

@@ -22,7 +22,8 @@ static void target_of_card(PlanFor *p, const Options *o, const Config *c) {
                            .device_bytes = p->card.bytes - CARD_OVERHEAD,
                            .host_bytes = o->host_memory,
                            .flops = p->card.flops,
-                           .link = p->card.link};
+                           .link = p->card.link,
+                           .threads = CARD_HOST_THREADS};
 }
 
 bool plan_for_device(Device *dev, const Options *o, Error *e) {
@@ -56,7 +57,8 @@ void plan_for_open(PlanFor *p, const Options *o, const Config *c, const Device *
                            .one_memory = cpu && !said,
                            .defaults_first = cpu && !said,
                            .flops = p->card.flops,
-                           .link = p->card.link};
+                           .link = p->card.link,
+                           .threads = dev->threads};
   if (p->target.one_memory) p->target.host_bytes = o->host_memory;
 }
 

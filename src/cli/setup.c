@@ -147,6 +147,7 @@ RunShape setup_shape(const Options *o) {
       .update = (UpdateMode)o->update,
       .attn_groups = o->attn_groups,
       .offload = (unsigned)o->offload,
+      .host_update = (HostUpdate)o->offload_update,
       .mlp_chunk = o->mlp_chunk,
       .head_chunk = o->head_chunk,
       .training = !o->eval_only && !o->generate,

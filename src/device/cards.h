@@ -24,6 +24,8 @@ typedef struct Card {
 /* What CUDA's context and the libraries take for themselves: what the program may plan with is less by this.
  */
 enum { CARD_OVERHEAD = 1000000000 };
+/* Threads of the host that a card is thought to have. */
+enum { CARD_HOST_THREADS = 16 };
 
 /* A card by its name, or by the size of its memory ("80G", "24Gi"): then the other numbers are those of a
  * card of that size. flag: for the error, which lists the names. */

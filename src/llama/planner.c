@@ -62,12 +62,28 @@ static double layer_seconds(const PlanTarget *t, const RunShape *r, int64_t l) {
   return forward + backward + again + not_hidden(t, out, forward) + not_hidden(t, in, backward + again);
 }
 
-/* Bytes that the update and the gathering of gradients move over the link. */
-static double update_bytes(const PlanTarget *t, const RunShape *r) {
-  double n = (double)config_parameters(t->config), moment = (double)dtype_size(r->moments), bytes = 0;
-  if (r->offload & OFFLOAD_OPTIMIZER) bytes += 2 * n * (2 * moment + (r->master ? 4 : 0));
-  if (r->offload & OFFLOAD_GRADIENTS) bytes += n * 4 * (double)(r->A + 1);
-  return bytes;
+/* Seconds that one thread of a CPU takes for the update of a parameter, measured on one of 2023: random
+ * rounding costs more than the update, the search for the nearest 8-bit code more than that. */
+static double cpu_update_seconds(const RunShape *r) {
+  if (r->moments == DT_U8) return 100e-9;
+  bool rounds = r->moments == DT_BF16 || (r->dtype == DT_BF16 && !r->master);
+  return rounds ? 10e-9 : 2e-9;
+}
+
+/* Of the update and the gathering of gradients: what moves over the link, and what the CPU computes
+ * meanwhile.
+ */
+static double update_seconds(const PlanTarget *t, const RunShape *r) {
+  double n = (double)config_parameters(t->config), bytes = 0;
+  if (r->offload & OFFLOAD_GRADIENTS) bytes += n * 4 * (double)r->A;
+  if (schedule_updates_on_host(r)) {
+    double weights = 2 * n * (double)dtype_size(r->dtype);
+    return bytes / t->link + fmax(weights / t->link, n * cpu_update_seconds(r) / t->threads);
+  }
+  if (r->offload & OFFLOAD_GRADIENTS) bytes += n * 4;
+  if (r->offload & OFFLOAD_OPTIMIZER)
+    bytes += 2 * n * (2 * (double)dtype_size(r->moments) + (r->master ? 4 : 0));
+  return bytes / t->link;
 }
 
 double planner_seconds(const PlanTarget *t, const RunShape *shape) {
@@ -75,7 +91,7 @@ double planner_seconds(const PlanTarget *t, const RunShape *shape) {
   double rows = (double)(shape->B * shape->T), micro_batch = 0;
   for (int64_t l = 0; l < c->L; l++) micro_batch += layer_seconds(t, shape, l);
   micro_batch += 3 * 2 * rows * (double)c->C * (double)c->V / (t->flops * matmul_rate);
-  return (double)shape->A * micro_batch + update_bytes(t, shape) / t->link;
+  return (double)shape->A * micro_batch + update_seconds(t, shape);
 }
 
 /* ---- what can be chosen ---- */
@@ -158,6 +174,14 @@ static unsigned useful_offload(const RunShape *asked, const RunShape *r, unsigne
   return chosen;
 }
 
+/* Who is faster at the update. */
+static HostUpdate faster_update(const PlanTarget *t, const RunShape *shape) {
+  RunShape stream = *shape, cpu = *shape;
+  stream.host_update = HOST_UPDATE_STREAM;
+  cpu.host_update = HOST_UPDATE_CPU;
+  return update_seconds(t, &cpu) < update_seconds(t, &stream) ? HOST_UPDATE_CPU : HOST_UPDATE_STREAM;
+}
+
 /* Calls visit for every combination, until it returns false. */
 typedef bool (*VisitShape)(const RunShape *shape, void *context);
 
@@ -175,6 +199,7 @@ static void visit_shapes(const PlanTarget *t, const RunShape *shape, VisitShape 
             r.keep_attention = x.keep[a];
             r.attn_groups = x.groups[g];
             r.offload = useful_offload(shape, &r, x.offload[o]);
+            if (shape->host_update == HOST_UPDATE_AUTO) r.host_update = faster_update(t, &r);
             /* where there is room to keep attention, groups are not needed */
             bool both = shape->keep_attention == KEEP_AUTO && shape->attn_groups == GROUPS_AUTO &&
                         r.keep_attention != 0 && r.attn_groups > 1;

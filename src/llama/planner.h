@@ -19,6 +19,7 @@ typedef struct PlanTarget {
   bool one_memory;      /* the host's is the device's: both together are kept to device_bytes */
   bool defaults_first;  /* schedule_defaults where they fit, though others may be faster */
   double flops, link;   /* of the device: a second; see Card */
+  int threads;          /* of the host, that can compute an update */
 } PlanTarget;
 
 /* A run that was planned. */
@@ -39,7 +40,8 @@ PlannedRun planner_plan(const PlanTarget *t, const RunShape *shape);
 
 /* The seconds of a step: matrix products at 75 % of the device's rate and attention at 60 % (forward) and 50
  * % (backward), what is computed again included; copies to and from the host where they take longer than the
- * computation that hides them, and those of the update in full. A model for choosing, not a promise. */
+ * computation that hides them, and those of the update in full, unless the CPU computes it. A model for
+ * choosing, not a promise. */
 double planner_seconds(const PlanTarget *t, const RunShape *shape);
 
 /* The fastest run of that shape, what is AUTO chosen, that fits. False when none does; *best is then the one

@@ -613,6 +613,7 @@ RunShape schedule_defaults(const RunShape *shape) {
   if (r.checkpoint_every == EVERY_AUTO) r.checkpoint_every = 1;
   if (r.attn_groups == GROUPS_AUTO) r.attn_groups = 1;
   if (r.offload == OFFLOAD_AUTO) r.offload = 0;
+  if (r.host_update == HOST_UPDATE_AUTO) r.host_update = HOST_UPDATE_STREAM;
   return r;
 }
 

@@ -40,6 +40,13 @@ typedef enum UpdateMode {
   UPDATE_LAYER, /* of a unit as soon as its gradient is complete: one layer's gradient at a time */
 } UpdateMode;
 
+/* Who computes an update whose gradients, moments and master copy are all on the host. */
+typedef enum HostUpdate {
+  HOST_UPDATE_STREAM, /* the device: what is on the host streams through it, in slices */
+  HOST_UPDATE_CPU,    /* the CPU, where they are: weights that are on the device come and go in slices */
+  HOST_UPDATE_AUTO,
+} HostUpdate;
+
 /* What is AUTO is left to the planner (llama/planner.h); see schedule_defaults. */
 enum { CHUNK_WHOLE = 0, CHUNK_AUTO = -1, KEEP_ALL = -1, KEEP_AUTO = -2, EVERY_AUTO = 0, GROUPS_AUTO = 0 };
 
@@ -64,6 +71,7 @@ typedef struct RunShape {
   int64_t checkpoint_every; /* one layer input is kept for so many layers; EVERY_AUTO */
   UpdateMode update;        /* UPDATE_LAYER: A is 1 */
   unsigned offload;         /* OFFLOAD_ bits */
+  HostUpdate host_update;   /* with OFFLOAD_OPTIMIZER and OFFLOAD_GRADIENTS */
   int64_t update_slice;     /* elements of an update whose tensors stream; 0 = UPDATE_SLICE */
   int64_t mlp_chunk, head_chunk; /* rows of a mini-sequence; CHUNK_WHOLE, CHUNK_AUTO */
   int64_t attn_groups; /* of key/value heads whose attention is computed at a time; 1 = all; GROUPS_AUTO */
@@ -166,7 +174,8 @@ typedef struct Schedule {
   BufferId *absmax1, *absmax2; /* scales of 8-bit moments */
   BufferId *host_gradients; /* of OFFLOAD_GRADIENTS: gathered here; `gradients` live during their backward */
   BufferId weight_slots[SLOTS]; /* the weights of a layer at hand and of the next one, of OFFLOAD_WEIGHTS */
-  BufferId update_slots[U_KINDS][SLOTS]; /* a slice of what is on the host, for its update; else NO_BUFFER */
+  BufferId update_slots[U_KINDS]
+                       [SLOTS]; /* a slice of what is not where the update computes; else NO_BUFFER */
 
   BufferId dx;         /* [N, C] gradient of the stream; it takes the place of the head's input */
   BufferId d_o, d_qkv; /* [N, NH HS], [N, (NH + 2 NKV) HS]; NO_BUFFER in head groups */
@@ -223,6 +232,11 @@ static inline int64_t schedule_rows(const Schedule *s) {
 /* Attention in head groups: a layer's q, k, v and x_mid are never whole. */
 static inline bool schedule_grouped(const Schedule *s) {
   return s->shape.attn_groups > 1;
+}
+/* Updates are the CPU's. */
+static inline bool schedule_updates_on_host(const RunShape *r) {
+  const unsigned all = OFFLOAD_OPTIMIZER | OFFLOAD_GRADIENTS;
+  return r->host_update == HOST_UPDATE_CPU && (r->offload & all) == all && r->update == UPDATE_STEP;
 }
 /* Where a pass first reads the layer's input; SKIPPED when it does not. */
 int schedule_pass_begin(const ForwardMoments *at);
