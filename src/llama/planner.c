@@ -225,6 +225,14 @@ int64_t planner_missing(const PlanTarget *t, const PlannedRun *run) {
   return (device > 0 ? device : 0) + (host > 0 ? host : 0);
 }
 
+/* What a run lacks at least; see schedule_least_bytes. */
+static int64_t missing_at_least(const PlanTarget *t, const RunShape *shape) {
+  int64_t bytes[SPACE_COUNT];
+  schedule_least_bytes(t->config, shape, t->dev, bytes);
+  PlannedRun least = {.device_bytes = bytes[SPACE_DEVICE], .host_bytes = bytes[SPACE_HOST]};
+  return planner_missing(t, &least);
+}
+
 typedef struct Search {
   const PlanTarget *t;
   PlannedRun *best;
@@ -235,9 +243,11 @@ typedef struct Search {
 static bool try_speed(const RunShape *shape, void *context) {
   Search *s = context;
   if (s->found && planner_seconds(s->t, shape) >= s->best->seconds) return true;
-  PlannedRun run = planner_plan(s->t, shape);
-  int64_t missing = planner_missing(s->t, &run);
   bool first = s->best->device_bytes == 0;
+  int64_t missing = missing_at_least(s->t, shape);
+  if (missing > 0 && !first && (s->found || missing >= planner_missing(s->t, s->best))) return true;
+  PlannedRun run = planner_plan(s->t, shape);
+  missing = planner_missing(s->t, &run);
   if (missing == 0 || first || (!s->found && missing < planner_missing(s->t, s->best))) *s->best = run;
   s->found |= missing == 0;
   return true;
@@ -258,6 +268,7 @@ bool planner_fastest(PlannedRun *best, const PlanTarget *t, const RunShape *shap
 static bool fits_at(const PlanTarget *t, const RunShape *shape, int64_t steps) {
   RunShape r = *shape;
   r.T = steps * LENGTH_STEP;
+  if (missing_at_least(t, &r) > 0) return false;
   PlannedRun run = planner_plan(t, &r);
   return planner_missing(t, &run) == 0;
 }

@@ -591,14 +591,25 @@ static bool fits_under_peak(const void *context, int64_t rows) {
   return peak_with(t, rows) <= t->peak;
 }
 
-/* Fills in the automatic chunks: the largest that do not raise the step's peak, between a quarter of what the
- * device does best with and all of it. */
+/* The smallest that an automatic chunk may be: a quarter of what the device does best with, or all rows. */
+static int64_t least_chunk(const RunShape *shape, const Device *dev) {
+  int64_t N = shape->B * shape->T, least = dev->max_chunk_rows / 4;
+  return N < least ? N : least;
+}
+
+static RunShape with_least_chunks(const RunShape *shape, const Device *dev) {
+  RunShape r = *shape;
+  if (r.mlp_chunk == CHUNK_AUTO) r.mlp_chunk = least_chunk(shape, dev);
+  if (r.head_chunk == CHUNK_AUTO) r.head_chunk = least_chunk(shape, dev);
+  return r;
+}
+
+/* Fills in the automatic chunks: the largest that do not raise the step's peak over that of the smallest, up
+ * to what the device does best with. */
 static void choose_chunks(const Config *c, RunShape *shape, const Device *dev) {
   int64_t N = shape->B * shape->T, most = dev->max_chunk_rows, least = most / 4;
   bool mlp_auto = shape->mlp_chunk == CHUNK_AUTO, head_auto = shape->head_chunk == CHUNK_AUTO;
-  int64_t floor_rows = N < least ? N : least;
-  if (mlp_auto) shape->mlp_chunk = floor_rows;
-  if (head_auto) shape->head_chunk = floor_rows;
+  *shape = with_least_chunks(shape, dev);
   ChunkTrial t = {.config = c, .shape = shape, .dev = dev, .head = false};
   if (mlp_auto || head_auto) t.peak = peak_with(&t, shape->mlp_chunk);
   if (mlp_auto) shape->mlp_chunk = mst_choose_rows(N, least, most, fits_under_peak, &t);
@@ -615,6 +626,15 @@ RunShape schedule_defaults(const RunShape *shape) {
   if (r.offload == OFFLOAD_AUTO) r.offload = 0;
   if (r.host_update == HOST_UPDATE_AUTO) r.host_update = HOST_UPDATE_STREAM;
   return r;
+}
+
+void schedule_least_bytes(const Config *c, const RunShape *shape, const Device *dev,
+                          int64_t bytes[SPACE_COUNT]) {
+  RunShape settled = schedule_defaults(shape);
+  settled = with_least_chunks(&settled, dev);
+  Schedule *s = schedule_for(c, &settled, dev);
+  for (int space = 0; space < SPACE_COUNT; space++) bytes[space] = plan_peak(s->plan, (PlanSpace)space, NULL);
+  schedule_free(s);
 }
 
 Schedule *schedule_new(const Config *c, const RunShape *shape, const Device *dev) {

@@ -223,6 +223,11 @@ RunShape schedule_defaults(const RunShape *shape);
 Schedule *schedule_new(const Config *c, const RunShape *shape, const Device *dev);
 void schedule_free(Schedule *s);
 
+/* Bytes of each space that such a run takes at least, and nearly: found in a fraction of schedule_new's time.
+ */
+void schedule_least_bytes(const Config *c, const RunShape *shape, const Device *dev,
+                          int64_t bytes[SPACE_COUNT]);
+
 enum { GENERATE_ROWS = 64 }; /* tokens of a prompt that are read at a time, at most */
 
 /* Rows of all chunks together, B*T. */
