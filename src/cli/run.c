@@ -175,7 +175,7 @@ bool run_open(Run *r, Error *e) {
     return false;
   if (r->room.missing) return plan_for_refuse(&r->room, o, e);
   r->roof = r->roofs.flops =
-      matmul_measure_rate(&r->dev, r->schedule->shape.dtype, 0.03, &r->roofs.flops_per_cpu_second);
+      matmul_measure_rate(&r->dev, r->schedule->shape.dtype, 0.01, &r->roofs.flops_per_cpu_second);
   if (o->profile) profile_open(&r->dev);
   if (o->profile) r->roofs.bytes = profile_copy_rate(&r->dev, 0.1);
   r->libraries_bytes = process_resident_bytes();
