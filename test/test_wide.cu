@@ -50,8 +50,8 @@ static void fill_step(StepBatch *step, const int64_t *ids) {
 static float *gradients_of(const int64_t *ids, int64_t B, double *loss, int64_t *n, int64_t *ends) {
   TinyModel t;
   RunShape shape = tiny_shape(1, B, T);
-  shape.mlp_chunk = 32; /* small ones stay in the CPU's caches */
-  shape.head_chunk = 64;
+  shape.mlp_chunk = 64; /* small ones stay in the CPU's caches */
+  shape.head_chunk = 128;
   tiny_open(&t, wide_config(), shape);
   fill_step(&t.step, ids);
   *loss = model_forward_backward(&t.model, &t.step, NULL);
