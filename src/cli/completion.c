@@ -20,13 +20,14 @@ static bool takes_preset(const Flag *f) {
 
 /* True when the flag allows some words that can be listed. */
 static bool has_words(const Flag *f) {
-  return f->choices || f->word || takes_preset(f);
+  return f->choices || f->words[0].name || takes_preset(f);
 }
 
 /* Prints them, separated by blanks. */
 static void print_words(FILE *out, const Flag *f) {
   for (const char *c = f->choices ? f->choices : ""; *c; c++) fputc(*c == '|' ? ' ' : *c, out);
-  if (f->word) fputs(f->word, out);
+  for (int i = 0; i < FLAG_WORDS && f->words[i].name; i++)
+    fprintf(out, "%s%s", i ? " " : "", f->words[i].name);
   for (int i = 0; takes_preset(f) && config_preset_name(i); i++)
     fprintf(out, "%s%s", i ? " " : "", config_preset_name(i));
 }
