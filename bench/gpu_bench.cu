@@ -226,7 +226,7 @@ static void open_step(Bench *b, StepRun *s, int64_t L, const RunShape *shape, bo
   CHECK(config_preset(&s->config, b->rehearse ? "demo" : "llama3-8b"), "no such preset");
   s->config.L = L;
   Error e = {};
-  schedule_prepare_attention(&s->config, shape, &b->dev, false, &e);
+  schedule_prepare_attention(&s->config, shape, &b->dev, &e);
   s->schedule = schedule_new(&s->config, shape, &b->dev);
   if (!open) return;
   CHECK(model_open(&s->model, &s->config, s->schedule, &b->dev, false, &e), "%s", e.text);

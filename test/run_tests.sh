@@ -55,8 +55,8 @@ for binary in "$@"; do
   fi
   passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skip))
 
-  # Tests in .cu files run operations on a device, all but those that emulate blocks.
-  if [[ -e test/$name.cu && $name != test_block && $name != test_flash ]] && ((announced > skip)); then
+  # Tests in .cu files run operations on a device, all but those that emulate blocks or a library.
+  if [[ -e test/$name.cu && $name != test_block && $name != test_flash && $name != test_matmul_plan ]] && ((announced > skip)); then
     device_tests=$((device_tests + announced - skip))
     device_binaries+=" $name"
   fi

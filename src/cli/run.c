@@ -103,7 +103,7 @@ static bool open_saved_state(Run *r, Error *e) {
 /* Says so where a GPU's attention is not the fastest that there is. */
 static void prepare_attention(Run *r, const RunShape *shape) {
   Error why = {0};
-  if (!schedule_prepare_attention(&r->config, shape, &r->dev, false, &why) && r->dev.kind == DEVICE_CUDA &&
+  if (!schedule_prepare_attention(&r->config, shape, &r->dev, &why) && r->dev.kind == DEVICE_CUDA &&
       !r->dev.planned)
     fprintf(stderr, "# attention without cuDNN: %.*s\n", (int)strcspn(why.text, "\n"), why.text);
 }

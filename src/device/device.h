@@ -23,7 +23,7 @@ typedef struct DeviceExtra {
   void *data; /* NULL before the first use */
   void (*close)(void *data);
 } DeviceExtra;
-enum { EXTRA_MATMUL, EXTRA_ATTENTION, DEVICE_EXTRAS };
+enum { EXTRA_MATMUL, EXTRA_TUNING, EXTRA_ATTENTION, DEVICE_EXTRAS };
 
 typedef struct Device {
   DeviceKind kind;
@@ -32,9 +32,13 @@ typedef struct Device {
   void *workspace;        /* scratch for matrix products and reductions, carved from the memory plan */
   size_t workspace_bytes; /* its size; device_workspace_bytes() says what is needed */
   int planned; /* compute capability (90 for 9.0) of a GPU that is only planned for; 0 = this is real */
-  int64_t max_chunk_rows;  /* rows of a mini-sequence beyond which larger stops being faster */
-  char name[128];          /* for the configuration that is printed */
-  struct CudaDevice *cuda; /* what only a CUDA device has (device_cuda.h); NULL on the CPU */
+  bool deterministic;  /* operations give the same bits in every run, also where others would be faster; its
+                          opener sets it before the first operation */
+  const char *on_loss; /* what to tell the user when the device is lost; NULL = nothing to add */
+  int64_t products_version; /* of the library of matrix products, where it is not part of the build; else 0 */
+  int64_t max_chunk_rows;   /* rows of a mini-sequence beyond which larger stops being faster */
+  char name[128];           /* for the configuration that is printed */
+  struct CudaDevice *cuda;  /* what only a CUDA device has (device_cuda.h); NULL on the CPU */
   DeviceExtra extra[DEVICE_EXTRAS];
   struct Profile *profile; /* times of the operations (profile.h); NULL = they are not taken */
 } Device;

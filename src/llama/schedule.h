@@ -200,8 +200,7 @@ AttentionStrides schedule_attention_strides(const Config *c, int64_t groups);
 /* Prepares the attention of every layer (attention_prepare), in as many groups as the shape says (automatic:
  * in one); before schedule_new(), which then knows the workspace. False, with a reason in *why, when some
  * layer has none that is prepared. */
-bool schedule_prepare_attention(const Config *c, const RunShape *shape, Device *dev, bool deterministic,
-                                Error *why);
+bool schedule_prepare_attention(const Config *c, const RunShape *shape, Device *dev, Error *why);
 
 /* Plans a run. The device is asked for its workspaces and limits only; nothing is allocated on it. */
 Schedule *schedule_new(const Config *c, const RunShape *shape, const Device *dev);
