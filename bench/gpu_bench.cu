@@ -107,7 +107,7 @@ static void work_adamw(Bench *b, void *context) {
   Rows *r = (Rows *)context;
   AdamW a = {1e-6, 0.9, 0.95, 1e-8, 0.1, 1, 1, 42};
   AdamWTensor t = {r->x, dt, NULL, r->f, r->y, r->z, dt, r->n / 2, true, 1, 0};
-  adamw_update(&b->dev, &t, &a);
+  adamw_update(&b->dev, &t, 1, &a);
 }
 static void work_squares(Bench *b, void *context) {
   Rows *r = (Rows *)context;

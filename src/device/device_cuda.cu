@@ -16,7 +16,8 @@ void cuda_fail(const Device *dev, const char *operation, const char *error) {
           "train_llama: the GPU failed in %s, or in an operation before it: %s.\n%s\nWith "
           "CUDA_LAUNCH_BLOCKING=1 in the environment the operation that is named is the one that failed.\n",
           operation, error,
-          dev->on_loss ? dev->on_loss : "Saved states are intact; --resume goes on from the last one.");
+          dev && dev->on_loss ? dev->on_loss
+                              : "Saved states are intact; --resume goes on from the last one.");
   _exit(EXIT_RUNTIME); /* not exit(): destructors that talk to a lost GPU may never return */
 }
 

@@ -19,7 +19,7 @@ typedef struct CudaDevice {
 
 /* Ends the program with EXIT_RUNTIME for an error of the CUDA runtime: after one, the GPU's memory is lost to
  * this process. Saved states are complete or absent at any instant, so there is nothing to put in order;
- * dev->on_loss says which there are. */
+ * dev->on_loss says which there are (dev may be NULL). */
 void cuda_fail(const Device *dev, const char *operation, const char *error) __attribute__((noreturn));
 /* The same unless status, a cudaError_t, is cudaSuccess. */
 void cuda_check(const Device *dev, const char *operation, int status);
