@@ -224,6 +224,22 @@ static void too_much_memory_is_an_error(void **) {
   device_close(&dev);
 }
 
+/* Where the same bits are wanted, what there is to plan with does not depend on what others take. */
+static void a_deterministic_device_counts_its_own_memory(void **) {
+  Device dev;
+  Error e = {};
+  open_test_device(&dev, 1);
+  dev.deterministic = true;
+  size_t bytes = device_free_bytes(&dev);
+  void *p = device_alloc(&dev, (size_t)64 << 20, &e);
+  assert_non_null(p);
+  device_fill(&dev, p, 1, (size_t)64 << 20);
+  device_synchronize(&dev);
+  assert_true(bytes > (size_t)1 << 28 && device_free_bytes(&dev) == bytes);
+  device_free(&dev, p, (size_t)64 << 20);
+  device_close(&dev);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(opens_the_cpu),
@@ -235,6 +251,7 @@ int main(void) {
       cmocka_unit_test(asynchronous_copies_keep_their_order),
       cmocka_unit_test(too_much_memory_is_an_error),
       cmocka_unit_test(a_lost_device_ends_the_program),
+      cmocka_unit_test(a_deterministic_device_counts_its_own_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -40,7 +40,7 @@ static PlanTarget target_of(const Options *o, const Config *c, const Device *dev
 bool plan_for_device(Device *dev, const Options *o, Error *e) {
   Card card;
   if (!card_find(&card, "plan-device", o->plan_device, e)) return false;
-  card_device(dev, &card);
+  card_device(dev, &card, o->deterministic);
   return true;
 }
 
@@ -95,7 +95,7 @@ void plan_for_print_fit(const Options *o, const Config *c, const Schedule *s) {
   Device dev;
   char a[32], b[32], flags[256];
   CHECK(card_find(&card, "plan-device", o->plan_device, &e), "%s", e.text);
-  card_device(&dev, &card);
+  card_device(&dev, &card, o->deterministic);
   PlanTarget t = target_of(o, c, &dev, &card);
   int64_t left = t.device_bytes - plan_bytes(s->plan, SPACE_DEVICE);
   printf("# %s: %s, of which %s for CUDA and its libraries\n", card.name, bytes_text(a, card.bytes),
@@ -150,7 +150,7 @@ bool plan_for_longest(const Options *o, Error *e) {
   char a[32], b[32];
   bool ok = setup_config(&c, o, e) && card_find(&card, "max-seq-len-for", o->max_seq_len_for, e);
   if (ok) {
-    card_device(&dev, &card);
+    card_device(&dev, &card, o->deterministic);
     PlanTarget t = target_of(o, &c, &dev, &card);
     RunShape shape = setup_shape(o);
     PlannedRun best;

@@ -12,6 +12,7 @@
 #include "cli/plan_for.h"   /* defines: plan_for_device, plan_for_print_fit */
 #include "cli/setup.h"      /* defines: setup_config, setup_shape, setup_data */
 #include "cli/text.h"       /* defines: text_close */
+#include "cli/tune.h"       /* defines: tune_products */
 #include "io/file.h"        /* defines: file_check_target, file_write_text */
 #include "io/json_out.h"    /* defines: json_string */
 #include "io/run_folder.h"  /* defines: run_folder_check_new, run_folder_newest */
@@ -146,6 +147,7 @@ bool run_open(Run *r, Error *e) {
   if (!setup_config(&r->config, o, e)) return false;
   if (o->plan_device ? !plan_for_device(&r->dev, o, e) : !device_open(&r->dev, o->device, (int)o->threads, e))
     return false;
+  r->dev.deterministic = o->deterministic;
   RunShape shape = setup_shape(o);
   /* a plan is the same on every machine, a run heeds what is there */
   if (!o->plan) shape.most_bytes = (int64_t)device_free_bytes(&r->dev);
@@ -156,8 +158,8 @@ bool run_open(Run *r, Error *e) {
   if (o->profile) profile_open(&r->dev);
   if (o->profile) r->roofs.bytes = profile_copy_rate(&r->dev, 0.1);
   r->libraries_bytes = process_resident_bytes();
-  return model_open(&r->model, &r->config, r->schedule, &r->dev, false, e) && load_weights(r, e) &&
-         peek_step(r, e) && peek_evaluation(r, e) && read_ahead(r, e);
+  return tune_products(r, e) && model_open(&r->model, &r->config, r->schedule, &r->dev, false, e) &&
+         load_weights(r, e) && peek_step(r, e) && peek_evaluation(r, e) && read_ahead(r, e);
 }
 
 void run_close(Run *r) {
@@ -215,7 +217,26 @@ static bool write_run_json(const Run *r, int argc, char **argv, Error *e) {
   return ok;
 }
 
+/* What a device that is lost in the middle of something leaves behind. */
+static void tell_on_loss(Run *r) {
+  const Options *o = &r->o;
+  if (!o->out)
+    snprintf(r->on_loss, sizeof r->on_loss, "Nothing is saved, since the run had no --out.");
+  else if (r->saved)
+    snprintf(r->on_loss, sizeof r->on_loss,
+             "The newest saved state is %s/step-%08lld: the same flags with --resume go on from it.", o->out,
+             (long long)r->saved);
+  else if (r->resumed.path[0])
+    snprintf(r->on_loss, sizeof r->on_loss,
+             "Nothing was saved since %s: the same flags with --resume %s go on from it.", r->resumed.path,
+             r->resumed.path);
+  else
+    snprintf(r->on_loss, sizeof r->on_loss, "No state was saved yet.");
+  r->dev.on_loss = r->on_loss;
+}
+
 bool run_begin_folder(Run *r, int argc, char **argv, Error *e) {
+  tell_on_loss(r);
   if (!r->o.out) return true;
   /* a run that leaves something behind outlives the reader of its output, `| head` for instance */
   signal(SIGPIPE, SIG_IGN);
@@ -258,6 +279,7 @@ bool run_save(Run *r, int64_t step, Error *e) {
         e, "the state after step %lld could not be saved; older ones are untouched: ", (long long)step);
   printf("# saved %s/step-%08lld\n", r->o.out, (long long)step);
   r->saved = step;
+  tell_on_loss(r);
   r->prune = r->o.keep > 0;
   return true;
 }
@@ -328,6 +350,7 @@ void run_print_start(const Run *r) {
          (long long)c->C, (long long)c->L, (long long)c->NH, (long long)c->NKV, (long long)c->HS,
          (long long)c->FF, (long long)c->V, (long long)config_parameters(c));
   print_attention(r);
+  tune_print(r);
   run_print_plan(r);
   printf("# libraries and program %s (measured)\n", bytes_text(text, r->libraries_bytes));
   if (r->train)

@@ -62,10 +62,11 @@ bool card_find(Card *card, const char *flag, const char *text, Error *e) {
       text, names);
 }
 
-void card_device(Device *dev, const Card *card) {
+void card_device(Device *dev, const Card *card, bool deterministic) {
   memset(dev, 0, sizeof *dev);
   dev->kind = DEVICE_CUDA;
   dev->planned = card->capability;
+  dev->deterministic = deterministic;
   dev->max_chunk_rows = CUDA_MAX_CHUNK_ROWS;
   snprintf(dev->name, sizeof dev->name, "%s (planned)", card->name);
 }

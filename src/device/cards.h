@@ -30,7 +30,7 @@ enum { CARD_OVERHEAD = 1000000000 };
 bool card_find(Card *card, const char *flag, const char *text, Error *e);
 
 /* A device that can be planned for and no more: nothing can be allocated on it or computed. */
-void card_device(Device *dev, const Card *card);
+void card_device(Device *dev, const Card *card, bool deterministic);
 
 #ifdef __cplusplus
 }

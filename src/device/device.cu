@@ -82,8 +82,8 @@ void device_free(Device *dev, void *p, size_t bytes) {
 }
 
 size_t device_free_bytes(const Device *dev) {
-  ON_CUDA(dev, return cuda_free_bytes(dev));
-  return host_free_bytes();
+  ON_CUDA(dev, return dev->deterministic ? cuda_own_bytes(dev) : cuda_free_bytes(dev));
+  return dev->deterministic ? host_own_bytes() : host_free_bytes();
 }
 
 void *host_alloc(Device *dev, size_t bytes, Error *e) {

@@ -60,7 +60,8 @@ size_t device_workspace_bytes(const Device *dev, DType dt);
 void *device_alloc(Device *dev, size_t bytes, Error *e);
 void device_free(Device *dev, void *p, size_t bytes);
 
-/* Bytes of device memory that could be taken now. */
+/* Bytes of device memory that could be taken now; of a deterministic device, what could be taken if nobody
+ * else used it, so that what is made to fit does not change from run to run. */
 size_t device_free_bytes(const Device *dev);
 
 /* Returns when all operations and copies are done. */

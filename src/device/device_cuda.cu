@@ -2,6 +2,7 @@
  * them. The runtime is linked statically, the driver found by it; cublasLt is bound when the device is
  * opened. */
 #include "device/device_cuda.h"
+#include "device/cards.h" // defines: CARD_OVERHEAD
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -140,6 +141,12 @@ size_t cuda_free_bytes(const Device *dev) {
   size_t free_bytes = 0, total = 0;
   cuda_check(dev, "the query for free memory", cudaMemGetInfo(&free_bytes, &total));
   return free_bytes;
+}
+
+size_t cuda_own_bytes(const Device *dev) {
+  size_t free_bytes = 0, total = 0;
+  cuda_check(dev, "the query for memory", cudaMemGetInfo(&free_bytes, &total));
+  return total > CARD_OVERHEAD ? total - CARD_OVERHEAD : 0;
 }
 
 void *cuda_alloc(Device *dev, size_t bytes, Error *e) {

@@ -32,7 +32,8 @@ void cuda_close(Device *dev);
 size_t cuda_workspace_bytes(void);
 void *cuda_alloc(Device *dev, size_t bytes, Error *e);
 void cuda_free(Device *dev, void *p);
-size_t cuda_free_bytes(const Device *dev);
+size_t cuda_free_bytes(const Device *dev); /* now */
+size_t cuda_own_bytes(const Device *dev);  /* if nobody else used the GPU */
 bool cuda_lock_pages(void *p, size_t bytes, Error *e);
 void cuda_unlock_pages(Device *dev, void *p);
 void cuda_synchronize(Device *dev);
