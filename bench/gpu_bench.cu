@@ -106,7 +106,15 @@ static void work_rope(Bench *b, void *context) {
 static void work_adamw(Bench *b, void *context) {
   Rows *r = (Rows *)context;
   AdamW a = {1e-6, 0.9, 0.95, 1e-8, 0.1, 1, 1, 42};
-  AdamWTensor t = {r->x, dt, NULL, r->f, r->y, r->z, dt, r->n / 2, true, 1, 0};
+  AdamWTensor t = {};
+  t.param = r->x;
+  t.m = r->y;
+  t.v = r->z;
+  t.grad = r->f;
+  t.dtype = t.moments = dt;
+  t.n = r->n / 2;
+  t.decay = true;
+  t.id = 1;
   adamw_update(&b->dev, &t, 1, &a);
 }
 static void work_squares(Bench *b, void *context) {
@@ -294,7 +302,6 @@ static double bench_step(Bench *b, const char *name, const RunShape *shape, int6
          flops / seconds / b->product, (long long)plan_bytes(s.schedule->plan, SPACE_DEVICE));
   if (whole > 0) printf(", \"of_whole\": %.4f", seconds / whole);
   printf("}\n");
-  fflush(stdout);
   close_step(&s);
   return seconds;
 }
@@ -326,6 +333,7 @@ static void bench_chunks(Bench *b) {
 int main(int argc, char **argv) {
   Bench b = {};
   Error e = {};
+  setvbuf(stdout, NULL, _IOLBF, 0); /* what was measured stays when the time is up */
   b.rehearse = argc > 1 && strcmp(argv[1], "--rehearse") == 0;
   if (!device_open(&b.dev, b.rehearse ? "cpu" : "cuda", 0, &e)) {
     fprintf(stderr, "gpu_bench: %s\n", e.text);
