@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The speed tables of a GPU, in at most 8 minutes: products, row kernels and the LM head against the roofs that
-# are measured on the same GPU, Llama3-8B-shaped steps at T = 8K, 32K and 128K, and what mini-sequences cost where
-# they are not needed; then transformers at the same steps, where python3 has torch and transformers. Results go
-# to bench/results/gpu-bench-DEVICE-DATE.json. What it needs, and how it does without packages and a compiler:
-# see test/gpu_check.sh.
+# are measured on the same GPU, Llama3-8B-shaped steps at T = 8K, 32K and 128K, small models as LLM.Q measures
+# them, and what mini-sequences cost where they are not needed; then transformers at the same steps, where python3
+# has torch and transformers. Results go to bench/results/gpu-bench-DEVICE-DATE.json. What it needs, and how it
+# does without packages and a compiler: see test/gpu_check.sh.
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
 source test/gpu_common.sh
