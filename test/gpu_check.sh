@@ -147,7 +147,7 @@ sanitize() { # TOOL BINARY
 
 # `check` runs them in a shell of its own, which can be stopped when the time is up.
 export build carried work arch make test_limit_s
-export -f sources_hash make_programs ours test_on_gpu run losses resume_across same_bits too_large
+export -f sources_hash carried_file make_programs ours test_on_gpu run losses resume_across same_bits too_large
 export -f compare_with_transformers sanitize
 
 rm -rf $logs

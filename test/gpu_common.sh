@@ -28,20 +28,22 @@ commit_of_sources() {
 # The same of what was built or unpacked.
 commit_of_programs() { if [[ -e $carried/commit ]]; then cat $carried/commit; else commit_of_sources; fi; }
 
+# A file of what was carried along.
+carried_file() { tar -xJOf build/gpu-carry.tar.xz "$carried/$1"; }
+
 # make_programs ARCH TARGET...: unpacks them if they were carried here, for that chip and from these sources;
 # builds them else.
 make_programs() {
   local arch=$1
   shift
   if [[ -e build/gpu-carry.tar.xz ]]; then
-    rm -rf $build
-    tar -xJf build/gpu-carry.tar.xz || return 1
-    if [[ $(<$carried/sources) == "$(sources_hash)" && $(<$carried/arch) == "$arch" ]]; then
-      echo "unpacked build/gpu-carry.tar.xz, built from $(<$carried/commit)"
-      return 0
+    if [[ $(carried_file sources) == "$(sources_hash)" && $(carried_file arch) == "$arch" ]]; then
+      rm -rf $build
+      tar -xJf build/gpu-carry.tar.xz && echo "unpacked build/gpu-carry.tar.xz, built from $(<$carried/commit)"
+      return
     fi
-    echo "build/gpu-carry.tar.xz is of other sources or for another chip (sm_$(<$carried/arch)): building"
-    rm -rf $build
+    echo "build/gpu-carry.tar.xz is of other sources, or for another chip than sm_$arch: building"
+    rm -f $carried/commit
   fi
   "$make" -j"$(nproc)" CUDA=1 ARCH="$arch" BUILD=$build "$@"
 }
