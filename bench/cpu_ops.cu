@@ -165,7 +165,7 @@ static void bench_rows(Bench *b) {
   t.decay = true;
   t.id = 1;
   fill_constant(dev, t.v, DT_FP32, 1.f, n);
-  bench_row(b, "adamw", 7 * n, [=] { adamw_update(dev, &t, &a); });
+  bench_row(b, "adamw", 7 * n, [=] { adamw_update(dev, &t, 1, &a); });
   bench_row(b, "sum of squares", n, [=] { sum_of_squares(dev, x, DT_FP32, n); });
   give(b, (float *)t.v, n);
   give(b, x, n);

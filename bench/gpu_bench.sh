@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # The speed tables of a GPU, in at most 8 minutes: products, row kernels and the LM head against the roofs that
-# are measured on the same GPU, Llama3-8B-shaped steps at T = 8K, 32K and 128K, and what mini-sequences cost where
-# they are not needed; then transformers at the same steps, where python3 has torch and transformers. Results go
-# to bench/results/gpu-bench-DEVICE-DATE.json.
+# are measured on the same GPU, Llama3-8B-shaped steps at T = 8K, 32K and 128K, small models as LLM.Q measures
+# them, and what mini-sequences cost where they are not needed; then transformers at the same steps, where python3
+# has torch and transformers. Results go to bench/results/gpu-bench-DEVICE-DATE.json. What it needs, and how it
+# does without packages and a compiler: see test/gpu_check.sh.
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
-readonly limit_s=480 build=build/gpu-check
+source test/gpu_common.sh
+readonly limit_s=480
 
-query() { nvidia-smi --query-gpu="$1" --format=csv,noheader -i 0 2>/dev/null; }
 if ! device=$(query name); then
   echo "gpu-bench: skipped, there is no NVIDIA GPU here (nvidia-smi lists none)."
   exit 0
@@ -16,9 +17,9 @@ arch=$(query compute_cap)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-"${MAKE:-make}" -j"$(nproc)" CUDA=1 ARCH="${arch/./}" BUILD=$build $build/gpu_bench || exit 1
+make_programs "${arch/./}" $build/gpu_bench || exit 1
 status=0
-timeout $((limit_s - SECONDS)) $build/gpu_bench | tee "$work/rows" || status=$?
+ours timeout $((limit_s - SECONDS)) $build/gpu_bench | tee "$work/rows" || status=$?
 
 # Peers run the layers and the lengths that our own steps ran, as far as the time goes.
 if python3 -c 'import torch, transformers' 2>/dev/null; then
@@ -33,14 +34,12 @@ else
 fi
 
 result=bench/results/gpu-bench-$(tr -cs 'A-Za-z0-9\n' - <<<"$device")-$(date -u +%F).json
-commit=$(git rev-parse HEAD 2>/dev/null || echo unknown)
-[[ -z $(git status --porcelain --untracked-files=no 2>/dev/null) ]] || commit+=", with changes"
 mkdir -p bench/results
 {
   printf '{\n  "device": "%s", "compute_capability": "%s", "driver": "%s", "date": "%s", "commit": "%s",\n' \
-    "$device" "$arch" "$(query driver_version)" "$(date -u +%F)" "$commit"
+    "$device" "$arch" "$(query driver_version)" "$(date -u +%F)" "$(commit_of_programs)"
   printf '  "seconds": %d, "status": %d,\n  "rows": [\n' $SECONDS $status
-  sed 's/^/    /; $!s/$/,/' "$work/rows"
+  grep '}$' "$work/rows" | sed 's/^/    /; $!s/$/,/' # a row that was cut short is none
   printf '  ]\n}\n'
 } >"$result"
 echo "results in $result"

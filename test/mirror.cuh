@@ -52,14 +52,14 @@ static inline Mirror *mirror_new(size_t bytes) {
   void *host = calloc(1, bytes);
   *m = Mirror{host, host, bytes, NEWEST_HOST};
 #ifdef __CUDACC__
-  if (on_cuda()) cuda_check("a test's allocation", cudaMalloc(&m->device, bytes ? bytes : 1));
+  if (on_cuda()) cuda_check(NULL, "a test's allocation", cudaMalloc(&m->device, bytes ? bytes : 1));
 #endif
   return m;
 }
 
 static inline void mirror_free(Mirror *m) {
 #ifdef __CUDACC__
-  if (on_cuda()) cuda_check("a test's release of memory", cudaFree(m->device));
+  if (on_cuda()) cuda_check(NULL, "a test's release of memory", cudaFree(m->device));
 #endif
   free(m->host);
   free(m);
@@ -70,11 +70,12 @@ static inline void mirror_copy(Mirror *m, bool to_device) {
   (void)m, (void)to_device;
 #ifdef __CUDACC__
   if (!on_cuda()) return;
-  cuda_check("a test's operations", cudaDeviceSynchronize());
-  cuda_check("a test's copy", to_device ? cudaMemcpy(m->device, m->host, m->bytes, cudaMemcpyHostToDevice)
-                                        : cudaMemcpy(m->host, m->device, m->bytes, cudaMemcpyDeviceToHost));
+  cuda_check(NULL, "a test's operations", cudaDeviceSynchronize());
+  cuda_check(NULL, "a test's copy",
+             to_device ? cudaMemcpy(m->device, m->host, m->bytes, cudaMemcpyHostToDevice)
+                       : cudaMemcpy(m->host, m->device, m->bytes, cudaMemcpyDeviceToHost));
   /* a copy to the device returns before its last bytes are there, and operations run on other streams */
-  cuda_check("a test's copy", cudaDeviceSynchronize());
+  cuda_check(NULL, "a test's copy", cudaDeviceSynchronize());
 #endif
 }
 

@@ -3,12 +3,12 @@
 #
 #   test/run_tests.sh BINARY...
 #
-# A binary that crashes, takes more than 300 s or is stopped by a sanitizer counts as at least one failure, and
+# A binary that crashes, takes more than 300 s (TEST_LIMIT_S) or is stopped by a sanitizer counts as at least one failure, and
 # so do its tests that did not get to run. The last line is "N passed, N failed, N skipped"; the exit status is
 # 1 when any failed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
-readonly limit_s=300
+readonly limit_s=${TEST_LIMIT_S:-300}
 # The tests' parallel regions are tiny: on a busy machine, threads that spin at their ends cost minutes.
 export OMP_WAIT_POLICY=passive
 if (($# == 0)); then
@@ -55,8 +55,8 @@ for binary in "$@"; do
   fi
   passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skip))
 
-  # Tests in .cu files run operations on a device, all but those that emulate blocks.
-  if [[ -e test/$name.cu && $name != test_block && $name != test_flash ]] && ((announced > skip)); then
+  # Tests in .cu files run operations on a device, all but those that emulate blocks or a library.
+  if [[ -e test/$name.cu && $name != test_block && $name != test_flash && $name != test_matmul_plan ]] && ((announced > skip)); then
     device_tests=$((device_tests + announced - skip))
     device_binaries+=" $name"
   fi

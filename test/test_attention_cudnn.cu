@@ -128,7 +128,7 @@ static void compute_on_device(Device *dev, const Case *c, const Operands *t) {
   AttentionShape s = shape_of(c);
   AttentionStrides ld = strides_of(c);
   Error why = {};
-  if (!attention_prepare(dev, DT_BF16, &s, &ld, true, false, &why)) fail_msg("%s: %s", c->name, why.text);
+  if (!attention_prepare(dev, DT_BF16, &s, &ld, true, &why)) fail_msg("%s: %s", c->name, why.text);
   Tensor forward = workspace_new(attention_forward_workspace(dev, DT_BF16, &s));
   Tensor backward = workspace_new(attention_backward_workspace(dev, DT_BF16, &s));
   Pointers p = pointers(c, t, for_device);
@@ -245,10 +245,15 @@ static void goes_through_the_device(void **) {
   AttentionShape s = shape_of(&c), shorter = s;
   AttentionStrides ld = strides_of(&c);
   Error why = {};
-  assert_false(attention_prepare(&dev, DT_FP32, &s, &ld, true, false, &why));
-  assert_false(attention_prepare(&dev, DT_BF16, &s, &ld, true, true, &why));
+  assert_false(attention_prepare(&dev, DT_FP32, &s, &ld, true, &why));
+  dev.deterministic = true;
+  assert_false(attention_prepare(&dev, DT_BF16, &s, &ld, true, &why));
+  assert_non_null(strstr(why.text, "from run to run"));
   assert_false(attention_cudnn_prepared(&dev, DT_BF16, &s));
+  assert_string_equal(attention_choose(&dev, DT_BF16, &s, &why)->name, "own (cuda)");
+  dev.deterministic = false;
   check_case(&dev, &c);
+  assert_string_equal(attention_choose(&dev, DT_BF16, &s, &why)->name, "cuDNN");
   assert_true(attention_cudnn_prepared(&dev, DT_BF16, &s));
   assert_false(attention_cudnn_prepared(&dev, DT_FP32, &s));
   shorter.T = 255;

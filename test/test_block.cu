@@ -133,8 +133,8 @@ static void elements_in_blocks(void **state) {
   u.param = on_device(&q);
   u.m = on_device(&m2);
   u.v = on_device(&v2);
-  emulated_ops::adamw_update(dev, &t, &a);
-  adamw_update(&cpu, &u, &a);
+  emulated_ops::adamw_update(dev, &t, 1, &a);
+  adamw_update(&cpu, &u, 1, &a);
   assert_memory_equal(on_host(&p), on_host(&q), (size_t)n * 2);
   assert_memory_equal(on_host(&v), on_host(&v2), (size_t)n * 2);
   double sum = emulated_ops::sum_of_squares(dev, on_device(&g), DT_FP32, n),
@@ -176,9 +176,9 @@ static void quantised_moments_in_blocks(void **state) {
       t.v_absmax = (float *)on_device(&scales[2 * i + 1]);
       t.n = n;
       if (i)
-        adamw_update(&cpu, &t, &a);
+        adamw_update(&cpu, &t, 1, &a);
       else
-        emulated_ops::adamw_update(dev, &t, &a);
+        emulated_ops::adamw_update(dev, &t, 1, &a);
     }
   assert_memory_equal(on_host(&p), on_host(&q), (size_t)n * 2);
   for (int i = 0; i < 2; i++) {

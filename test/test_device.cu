@@ -10,6 +10,7 @@ extern "C" {
 #include <omp.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "test/mirror.cuh" // defines: open_test_device, has_gpu
@@ -175,6 +176,39 @@ static void asynchronous_copies_keep_their_order(void **) {
   device_close(&dev);
 }
 
+/* A GPU that is lost ends the program at once, with what failed and where to go on from. */
+static void a_lost_device_ends_the_program(void **) {
+#ifdef __CUDACC__
+  const char *advice[] = {"OUT/step-00000007 is the newest saved state.", NULL};
+  for (const char *on_loss : advice) {
+    char text[1024] = "";
+    int ends[2], status;
+    assert_int_equal(pipe(ends), 0);
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+      Device dev = {};
+      dev.on_loss = on_loss;
+      dup2(ends[1], STDERR_FILENO);
+      cuda_check(&dev, "the gradient of a norm", cudaSuccess);
+      cuda_check(&dev, "the gradient of the attention", cudaErrorLaunchFailure);
+      _exit(0); /* not reached */
+    }
+    close(ends[1]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(read(ends[0], text, sizeof text - 1) > 0);
+    close(ends[0]);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == EXIT_RUNTIME);
+    assert_non_null(
+        strstr(text, "the GPU failed in the gradient of the attention, or in an operation before"));
+    assert_non_null(strstr(text, cudaGetErrorString(cudaErrorLaunchFailure)));
+    assert_non_null(strstr(text, on_loss ? on_loss : "Saved states are intact"));
+  }
+#else
+  skip();
+#endif
+}
+
 static void too_much_memory_is_an_error(void **) {
   Device dev;
   Error e = {};
@@ -190,6 +224,22 @@ static void too_much_memory_is_an_error(void **) {
   device_close(&dev);
 }
 
+/* Where the same bits are wanted, what there is to plan with does not depend on what others take. */
+static void a_deterministic_device_counts_its_own_memory(void **) {
+  Device dev;
+  Error e = {};
+  open_test_device(&dev, 1);
+  dev.deterministic = true;
+  size_t bytes = device_free_bytes(&dev);
+  void *p = device_alloc(&dev, (size_t)64 << 20, &e);
+  assert_non_null(p);
+  device_fill(&dev, p, 1, (size_t)64 << 20);
+  device_synchronize(&dev);
+  assert_true(bytes > (size_t)1 << 28 && device_free_bytes(&dev) == bytes);
+  device_free(&dev, p, (size_t)64 << 20);
+  device_close(&dev);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(opens_the_cpu),
@@ -200,6 +250,8 @@ int main(void) {
       cmocka_unit_test(memory_is_zeroed_and_aligned),
       cmocka_unit_test(asynchronous_copies_keep_their_order),
       cmocka_unit_test(too_much_memory_is_an_error),
+      cmocka_unit_test(a_lost_device_ends_the_program),
+      cmocka_unit_test(a_deterministic_device_counts_its_own_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -232,8 +232,8 @@ static void adamw(void **state) {
   copy_last(l, l->c, v, C);
   AdamWTensor whole = {l->x, dt, NULL, grad, l->y, v, dt, NULL, NULL, n, true, 7, 0};
   AdamWTensor last = {l->a, dt, NULL, grad + first, l->b, l->c, dt, NULL, NULL, LAST * C, true, 7, first};
-  adamw_update(&l->dev, &whole, &a);
-  adamw_update(&l->dev, &last, &a);
+  adamw_update(&l->dev, &whole, 1, &a);
+  adamw_update(&l->dev, &last, 1, &a);
   assert_same(l, last_rows(l->x, C), l->a, (size_t)(LAST * C * 2));
   assert_same(l, last_rows(l->y, C), l->b, (size_t)(LAST * C * 2));
   assert_same(l, last_rows(v, C), l->c, (size_t)(LAST * C * 2));

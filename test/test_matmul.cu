@@ -12,6 +12,7 @@ extern "C" {
 
 #include "ops/linear.h"
 #include "ops/matmul.h"
+#include "ops/matmul_tune.h" // defines: matmul_tune
 #include "tensor.cuh" // defines: Tensor, tensor_new, tensor_get, tensor_random, tensor_guards_whole, roundoff
 
 /* A device and the memory of its workspace. */
@@ -133,6 +134,29 @@ static void test_empty_products(void **state) {
       run_product((Fixture *)*state, &no_cols);
     }
   }
+}
+
+/* Products whose algorithm was chosen by time, which takes place at the first of a shape, are as right as
+ * others and as much the same each time; also where only algorithms are chosen from that give the same bits.
+ */
+static void test_tuned_products(void **state) {
+  Fixture *f = (Fixture *)*state;
+  static const int64_t sizes[][3] = {{128, 192, 256}, {200, 64, 1030}, {8, 8, 4096}};
+  static const DType types[][2] = {{DT_FP32, DT_FP32}, {DT_BF16, DT_BF16}, {DT_FP32, DT_BF16}};
+  for (int deterministic = 0; deterministic < 2; deterministic++) {
+    f->dev.deterministic = deterministic != 0;
+    for (const auto &size : sizes)
+      for (const auto &type : types)
+        for (int accumulate = 0; accumulate < 2; accumulate++) {
+          Product p = {type[0], type[1], true, false, accumulate != 0, size[0], size[1], size[2]};
+          matmul_tune(&f->dev, accumulate ? 0 : 8);
+          run_product(f, &p);
+        }
+  }
+  f->dev.deterministic = false;
+  char *text = matmul_tune_text(&f->dev);
+  assert_true((text != NULL) == on_cuda());
+  free(text);
 }
 
 /* Small integers and their sums are exact in fp32, and their sums below 256 in bf16: so are the products. */
@@ -292,10 +316,15 @@ static void test_bias_gradient_of_many_rows(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_products),       cmocka_unit_test(test_empty_products),
-      cmocka_unit_test(test_exact_integers), cmocka_unit_test(test_rate),
-      cmocka_unit_test(test_linear_forward), cmocka_unit_test(test_linear_backward),
-      cmocka_unit_test(test_linear_frozen),  cmocka_unit_test(test_bias_gradient_of_many_rows),
+      cmocka_unit_test(test_products),
+      cmocka_unit_test(test_empty_products),
+      cmocka_unit_test(test_tuned_products),
+      cmocka_unit_test(test_exact_integers),
+      cmocka_unit_test(test_rate),
+      cmocka_unit_test(test_linear_forward),
+      cmocka_unit_test(test_linear_backward),
+      cmocka_unit_test(test_linear_frozen),
+      cmocka_unit_test(test_bias_gradient_of_many_rows),
   };
   return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -38,7 +38,7 @@ static bool same(const Product *p, const Product *q) {
 
 static void every_property_counts(void **state) {
   (void)state;
-  enum { COUNT = 13 };
+  enum { COUNT = 14 };
   Product plain = product(), varied[COUNT];
   for (int i = 0; i < COUNT; i++) varied[i] = product();
   varied[0].M = 11, varied[1].N = 10, varied[2].K = 64;
@@ -47,6 +47,7 @@ static void every_property_counts(void **state) {
   varied[8].out.dtype = DT_BF16, varied[9].a.dtype = DT_FP32;
   varied[10].dev.workspace_bytes = 0;
   varied[11].out.data = (void *)4100, varied[12].a.data = (void *)8208;
+  varied[13].dev.deterministic = true;
   for (int i = 0; i < COUNT; i++) {
     assert_false(same(&plain, &varied[i]));
     for (int j = 0; j < i; j++) assert_false(same(&varied[i], &varied[j]));

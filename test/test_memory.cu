@@ -372,6 +372,30 @@ static void test_dead_buffers_are_poisoned(void **state) {
   tiny_close(&t);
 }
 
+/* What is said when there is no room: the plan's sizes, what is free, and flags. */
+static void test_a_plan_without_room(void **) {
+  Device dev;
+  Arena arena;
+  Error e = {};
+  open_test_device(&dev, 1);
+  Plan *p = plan_new();
+  int moment = plan_moment(p, "only");
+  BufferId host = plan_buffer(p, SPACE_HOST, CAT_MLP, 4096, "host"),
+           device = plan_buffer(p, SPACE_DEVICE, CAT_MLP, (int64_t)1 << 58, "device");
+  plan_live(p, host, moment, moment);
+  plan_live(p, device, moment, moment);
+  plan_pack(p);
+  assert_false(arena_open(&arena, p, &dev, false, &e));
+  assert_int_equal(e.code, EXIT_RUNTIME);
+  char text[32];
+  const char *const expected[] = {"the plan takes ", bytes_text(text, (int64_t)1 << 58), " GB are free",
+                                  "--seq-len"};
+  for (const char *part : expected)
+    if (!strstr(e.text, part)) fail_msg("no \"%s\" in: %s", part, e.text);
+  plan_free(p);
+  device_close(&dev);
+}
+
 static void test_counter_sees_allocations(void **state) {
   (void)state;
   counter.mapped = counter.largest = 0;
@@ -391,6 +415,7 @@ int main(void) {
       cmocka_unit_test(test_offload_moves_to_the_host),
       cmocka_unit_test(test_use_after_death_panics),
       cmocka_unit_test(test_dead_buffers_are_poisoned),
+      cmocka_unit_test(test_a_plan_without_room),
       cmocka_unit_test(test_counter_sees_allocations),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -25,7 +25,7 @@ static void case_open(Case *k, const char *model, const char *card, DType moment
   memset(k, 0, sizeof *k);
   assert_true(config_preset(&k->config, model));
   if (!card_find(&k->card, "plan-device", card, &e)) fail_msg("%s", e.text);
-  card_device(&k->dev, &k->card);
+  card_device(&k->dev, &k->card, false);
   k->target = (PlanTarget){.config = &k->config,
                            .dev = &k->dev,
                            .device_bytes = k->card.bytes - CARD_OVERHEAD,
@@ -309,6 +309,21 @@ static void costs_are_ordered(void **state) {
   case_close(&k);
 }
 
+/* Where the same bits are wanted, the own attention is planned with, whose workspace is a number a row. */
+static void the_same_bits_take_another_attention(void **state) {
+  (void)state;
+  Card card;
+  Device plain, deterministic;
+  Error e;
+  const AttentionShape s = {.B = 1, .T = 65536, .NH = 32, .NKV = 8, .HS = 128, .scale = 1};
+  if (!card_find(&card, "plan-device", "h100", &e)) fail_msg("%s", e.text);
+  card_device(&plain, &card, false);
+  card_device(&deterministic, &card, true);
+  assert_true(attention_backward_workspace(&plain, DT_BF16, &s) > (size_t)2 << 30);
+  assert_int_equal(attention_backward_workspace(&deterministic, DT_BF16, &s), 32 * 65536 * 4);
+  assert_int_equal(attention_forward_workspace(&deterministic, DT_BF16, &s), 0);
+}
+
 static void cards_by_name_and_size(void **state) {
   (void)state;
   Error e;
@@ -340,6 +355,7 @@ int main(void) {
       cmocka_unit_test(parts_of_the_attention_are_kept),
       cmocka_unit_test(flags_that_suit_the_model),
       cmocka_unit_test(the_cpu_updates_where_it_is_faster),
+      cmocka_unit_test(the_same_bits_take_another_attention),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

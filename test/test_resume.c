@@ -88,7 +88,7 @@ static void assert_same_run(const char *a, const char *b, int64_t step) {
 static void a_stopped_run_is_the_same(void **state) {
   (void)state;
   static const char *const flags[] = {
-      "--grad-accum 3",
+      "--grad-accum 3 --deterministic --tune-matmul 4",
       "--dtype bf16 --moments bf16 --weight-decay 0.2",
       "--dtype bf16 --master fp32 --schedule wsd --warmup 3",
       "--moments 8bit",

@@ -6,8 +6,9 @@
 #define FLAG_OWNER Options
 #include "cli/flag_rows.h"
 
-#include "io/json_out.h"  /* json_string, json_double */
-#include "llama/config.h" /* config_preset_name */
+#include "io/json_out.h"     /* json_string, json_double */
+#include "llama/config.h"    /* config_preset_name */
+#include "ops/matmul_tune.h" /* TUNE_CANDIDATES */
 
 #define MAX_LENGTH ((int64_t)1 << 40) /* of sequences and steps: far beyond use */
 #define MAX_COUNT  ((int64_t)1 << 20) /* of sequences and layers */
@@ -101,6 +102,11 @@ static const Flag flags[] = {
 
     {GROUP_RUNNING, "device", STRING(device), "auto", NULL, "where to compute", .choices = "auto|cpu|cuda"},
     {GROUP_RUNNING, "threads", INT(threads), "0", "N", "CPU threads; 0 = all", RANGE(0, 4096)},
+    {GROUP_RUNNING, "deterministic", BOOL(deterministic), "", NULL,
+     "the same bits from every run on a device: always so on the CPU, slower on a GPU"},
+    {GROUP_RUNNING, "tune-matmul", INT(tune_matmul), "0", "N",
+     "on a GPU, time N algorithms of every product before step 1; 0 = take the first",
+     RANGE(0, TUNE_CANDIDATES)},
     {GROUP_RUNNING, "out", STRING(out), "", "DIR", "run folder for the log and the models (default: none)"},
     {GROUP_RUNNING, "save-every", INT(save_every), "0", "N",
      "steps between saved states; 0 = only at the end", RANGE(0, MAX_LENGTH)},

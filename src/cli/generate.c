@@ -99,6 +99,7 @@ static bool generate(Run *r, Ids *prompt, Error *e) {
   if (!read_prompt(r, prompt, e) || !setup_config(&r->config, &r->o, e) || !check_prompt(r, prompt, e) ||
       !device_open(&r->dev, r->o.device, (int)r->o.threads, e))
     return false;
+  r->dev.deterministic = r->o.deterministic;
   RunShape shape = setup_shape(&r->o);
   AttentionShape attention = schedule_attention(&r->config, 0, 1, shape.T, 1);
   if (!attention_choose(&r->dev, shape.dtype, &attention, e)) return false;

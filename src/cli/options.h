@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-enum { OPTION_FLAGS = 64 }; /* room for the flags of the table */
+enum { OPTION_FLAGS = 80 }; /* room for the flags of the table */
 /* Of rope_scaling: as config.json says. The other values are those of RopeScaling. */
 enum { OPTION_ROPE_OF_MODEL = ROPE_YARN + 1 };
 
@@ -73,6 +73,8 @@ typedef struct Options {
   /* Running */
   const char *device;     /* "auto", "cpu" or "cuda" */
   int64_t threads;        /* CPU threads; 0 = all */
+  bool deterministic;     /* the same bits from every run */
+  int64_t tune_matmul;    /* algorithms of a matrix product that are timed; 0 = none */
   const char *out;        /* run folder; NULL = nothing is written */
   int64_t save_every;     /* steps between saved states; 0 = only at the end */
   int64_t keep;           /* saved states that stay; 0 = all */

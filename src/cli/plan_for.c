@@ -5,7 +5,7 @@
 
 #include "cli/automatic.h"
 #include "cli/setup.h"
-#include "device/host_memory.h" /* host_free_bytes */
+#include "device/host_memory.h" /* host_free_bytes, host_own_bytes */
 #include "io/json_out.h"        /* json_string */
 
 /* ---- what there is ---- */
@@ -16,7 +16,7 @@ enum { GPU_KEPT_BACK = 500000000, HOST_PART_KEPT_BACK = 16 };
 
 static void target_of_card(PlanFor *p, const Options *o, const Config *c) {
   p->kept_back = CARD_OVERHEAD;
-  card_device(&p->stand_in, &p->card);
+  card_device(&p->stand_in, &p->card, o->deterministic);
   p->target = (PlanTarget){.config = c,
                            .dev = &p->stand_in,
                            .device_bytes = p->card.bytes - CARD_OVERHEAD,
@@ -29,7 +29,7 @@ static void target_of_card(PlanFor *p, const Options *o, const Config *c) {
 bool plan_for_device(Device *dev, const Options *o, Error *e) {
   Card card;
   if (!card_find(&card, "plan-device", o->plan_device, e)) return false;
-  card_device(dev, &card);
+  card_device(dev, &card, o->deterministic);
   return true;
 }
 
@@ -42,10 +42,11 @@ void plan_for_open(PlanFor *p, const Options *o, const Config *c, const Device *
     return;
   }
   bool cpu = dev->kind == DEVICE_CPU, said = o->device_memory > 0;
-  int64_t free_bytes = (int64_t)device_free_bytes(dev), host = (int64_t)host_free_bytes();
+  int64_t free_bytes = (int64_t)device_free_bytes(dev),
+          host = (int64_t)(dev->deterministic ? host_own_bytes() : host_free_bytes());
   card_of_device(&p->card, dev, said ? o->device_memory : free_bytes);
   if (!said) p->kept_back = cpu ? free_bytes / HOST_PART_KEPT_BACK : GPU_KEPT_BACK;
-  if (stand_in) card_device(&p->stand_in, &p->card);
+  if (stand_in) card_device(&p->stand_in, &p->card, o->deterministic);
   int64_t device_bytes = p->card.bytes > p->kept_back ? p->card.bytes - p->kept_back : 0;
   host -= host / HOST_PART_KEPT_BACK + (cpu ? device_bytes : 0);
   p->target = (PlanTarget){.config = c,

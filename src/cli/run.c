@@ -12,6 +12,7 @@
 #include "cli/generate.h"   /* defines: generate_check_samples */
 #include "cli/setup.h"      /* defines: setup_config, setup_shape, setup_data */
 #include "cli/text.h"       /* defines: text_close */
+#include "cli/tune.h"       /* defines: tune_products */
 #include "io/file.h"        /* defines: file_check_target, file_write_text */
 #include "io/json_out.h"    /* defines: json_string */
 #include "io/run_folder.h"  /* defines: run_folder_check_new, run_folder_newest */
@@ -103,7 +104,7 @@ static bool open_saved_state(Run *r, Error *e) {
 /* True when a vendor's attention was prepared for every layer. Says so where a GPU has another. */
 static bool prepare_attention(Run *r, const RunShape *shape) {
   Error why = {0};
-  if (schedule_prepare_attention(&r->config, shape, &r->dev, false, &why)) return true;
+  if (schedule_prepare_attention(&r->config, shape, &r->dev, &why)) return true;
   if (r->dev.kind == DEVICE_CUDA && !r->dev.planned)
     fprintf(stderr, "# attention without cuDNN: %.*s\n", (int)strcspn(why.text, "\n"), why.text);
   return false;
@@ -123,15 +124,23 @@ static bool check_attention(const Run *r, const RunShape *shape, Error *e) {
   return true;
 }
 
-/* What the flags leave open: as the run that is resumed had it, if that still fits. */
-static RunShape shape_to_fit(const Run *r) {
-  RunShape asked = setup_shape(&r->o);
-  if (!r->resumed.path[0]) return asked;
+/* What the flags leave open: as the run that is resumed had it, if that still fits. Other choices may be
+ * other bits. */
+static bool shape_to_fit(const Run *r, RunShape *shape, Error *e) {
+  *shape = setup_shape(&r->o);
+  if (!r->resumed.path[0]) return true;
   RunShape saved = automatic_read(&r->o, r->resumed.flags.automatic);
   PlannedRun run;
-  if (planner_allows(&r->config, &saved) && planner_fastest(&run, &r->room.target, &saved)) return saved;
+  if (planner_allows(&r->config, &saved) && planner_fastest(&run, &r->room.target, &saved)) {
+    *shape = saved;
+    return true;
+  }
+  if (r->o.deterministic)
+    return error_usage(
+        e, "--deterministic: found too little memory for the automatic flags of the saved run, expected as "
+           "much as\nthat run had: resume it there, or leave --deterministic out.");
   printf("# what the saved run chose does not fit the memory that is free now: chosen anew\n");
-  return asked;
+  return true;
 }
 
 /* Chooses what the flags leave open, and plans the run. Groups of heads have an attention of their own to be
@@ -142,7 +151,7 @@ static bool open_schedule(Run *r, Error *e) {
   if (!check_attention(r, &shape, e)) return false;
   plan_for_open(&r->room, &r->o, &r->config, &r->dev, prepared);
   int64_t limit = r->room.target.device_bytes, most_attempts = 4;
-  shape = shape_to_fit(r);
+  if (!shape_to_fit(r, &shape, e)) return false;
   for (int64_t i = 0; i < most_attempts; i++) {
     bool fits = plan_for_choose(&r->room, &shape);
     PlannedRun *run = &r->room.run;
@@ -159,7 +168,9 @@ static bool open_schedule(Run *r, Error *e) {
 
 static bool open_device(Run *r, Error *e) {
   if (r->o.plan_device) return plan_for_device(&r->dev, &r->o, e);
-  return device_open(&r->dev, r->o.device, (int)r->o.threads, e);
+  if (!device_open(&r->dev, r->o.device, (int)r->o.threads, e)) return false;
+  r->dev.deterministic = r->o.deterministic;
+  return true;
 }
 
 bool run_open(Run *r, Error *e) {
@@ -179,8 +190,8 @@ bool run_open(Run *r, Error *e) {
   if (o->profile) profile_open(&r->dev);
   if (o->profile) r->roofs.bytes = profile_copy_rate(&r->dev, 0.1);
   r->libraries_bytes = process_resident_bytes();
-  return model_open(&r->model, &r->config, r->schedule, &r->dev, false, e) && load_weights(r, e) &&
-         peek_step(r, e) && peek_evaluation(r, e) && read_ahead(r, e);
+  return tune_products(r, e) && model_open(&r->model, &r->config, r->schedule, &r->dev, false, e) &&
+         load_weights(r, e) && peek_step(r, e) && peek_evaluation(r, e) && read_ahead(r, e);
 }
 
 void run_close(Run *r) {
@@ -240,7 +251,26 @@ static bool write_run_json(const Run *r, int argc, char **argv, Error *e) {
   return ok;
 }
 
+/* What a device that is lost in the middle of something leaves behind. */
+static void tell_on_loss(Run *r) {
+  const Options *o = &r->o;
+  if (!o->out)
+    snprintf(r->on_loss, sizeof r->on_loss, "Nothing is saved, since the run had no --out.");
+  else if (r->saved)
+    snprintf(r->on_loss, sizeof r->on_loss,
+             "The newest saved state is %s/step-%08lld: the same flags with --resume go on from it.", o->out,
+             (long long)r->saved);
+  else if (r->resumed.path[0])
+    snprintf(r->on_loss, sizeof r->on_loss,
+             "Nothing was saved since %s: the same flags with --resume %s go on from it.", r->resumed.path,
+             r->resumed.path);
+  else
+    snprintf(r->on_loss, sizeof r->on_loss, "No state was saved yet.");
+  r->dev.on_loss = r->on_loss;
+}
+
 bool run_begin_folder(Run *r, int argc, char **argv, Error *e) {
+  tell_on_loss(r);
   if (!r->o.out) return true;
   /* a run that leaves something behind outlives the reader of its output, `| head` for instance */
   signal(SIGPIPE, SIG_IGN);
@@ -283,6 +313,7 @@ bool run_save(Run *r, int64_t step, Error *e) {
         e, "the state after step %lld could not be saved; older ones are untouched: ", (long long)step);
   printf("# saved %s/step-%08lld\n", r->o.out, (long long)step);
   r->saved = step;
+  tell_on_loss(r);
   r->prune = r->o.keep > 0;
   return true;
 }
@@ -357,6 +388,7 @@ void run_print_start(const Run *r) {
          (long long)c->C, (long long)c->L, (long long)c->NH, (long long)c->NKV, (long long)c->HS,
          (long long)c->FF, (long long)c->V, (long long)config_parameters(c));
   print_attention(r);
+  tune_print(r);
   run_print_plan(r);
   printf("# libraries and program %s (measured)\n", bytes_text(text, r->libraries_bytes));
   if (r->train)

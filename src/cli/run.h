@@ -32,15 +32,16 @@ typedef struct Run {
   Text *text;              /* how tokens become text; NULL in a run that writes none */
   Log log;
   Signals *signals;
-  int lock;                /* of the run folder; -1 = none */
-  double roof;             /* FLOP/s of the device's matrix product, measured at start */
-  ProfileRoofs roofs;      /* of a profile: the best that were measured so far */
-  int64_t libraries_bytes; /* resident before the arena: the program and what its libraries took */
-  int64_t tokens;          /* trained on since step 1 */
-  int64_t bad_steps;       /* steps in a row whose loss or gradient was not finite */
-  int64_t saved;           /* the step after which the last state was saved; 0 = none by this run */
-  bool prune;              /* a state was saved, and older ones were not yet removed */
-  char warned[2048];       /* the last Error that the run went on after */
+  int lock;                         /* of the run folder; -1 = none */
+  double roof;                      /* FLOP/s of the device's matrix product, measured at start */
+  ProfileRoofs roofs;               /* of a profile: the best that were measured so far */
+  int64_t libraries_bytes;          /* resident before the arena: the program and what its libraries took */
+  int64_t tokens;                   /* trained on since step 1 */
+  int64_t bad_steps;                /* steps in a row whose loss or gradient was not finite */
+  int64_t saved;                    /* the step after which the last state was saved; 0 = none by this run */
+  bool prune;                       /* a state was saved, and older ones were not yet removed */
+  char on_loss[2 * RUN_PATH + 128]; /* what is to be said when the device is lost */
+  char warned[2048];                /* the last Error that the run went on after */
 } Run;
 
 /* With --plan, no more than the schedule is opened. run_close comes after either result. */

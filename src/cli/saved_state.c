@@ -13,6 +13,7 @@
 #include "io/file.h"
 #include "io/hf_config.h"
 #include "llama/hf_model.h"
+#include "ops/matmul_tune.h" /* matmul_tune_text, matmul_tune_read */
 
 enum { STATE_PATH = RUN_PATH + 32 }; /* of a file in a state */
 
@@ -242,11 +243,32 @@ bool saved_state_prepare_folder(int *lock, const SavedState *s, const Options *o
   return true;
 }
 
+/* Nothing where no algorithm was chosen by time. */
+static bool write_products(const Device *dev, const char *path, Error *e) {
+  char file[STATE_PATH], *text = matmul_tune_text(dev);
+  bool ok = !text || file_write_text(in_state(file, path, PRODUCTS_FILE), text, e);
+  free(text);
+  return ok;
+}
+
+bool saved_state_read_products(const SavedState *s, Device *dev, Error *e) {
+  enum { MOST = 1 << 20 };
+  char file[STATE_PATH];
+  size_t size;
+  in_state(file, s->path, PRODUCTS_FILE);
+  if (access(file, F_OK) != 0) return true;
+  char *text = file_read_text(file, MOST, &size, e);
+  bool ok = text && (matmul_tune_read(dev, text, e) || error_prefix(e, "%s: ", file));
+  free(text);
+  return ok;
+}
+
 static bool write_files(const char *path, TrainerState *at, Model *m, const Options *o, Error *e) {
   char file[STATE_PATH];
   if (!hf_config_write(m->config, m->schedule->shape.dtype, path, e) ||
       !hf_model_save(m, in_state(file, path, "model.safetensors"), &at->weights_hash, e) ||
-      !hf_model_save_optimizer(m, in_state(file, path, "optimizer.safetensors"), &at->optimizer_hash, e))
+      !hf_model_save_optimizer(m, in_state(file, path, "optimizer.safetensors"), &at->optimizer_hash, e) ||
+      !write_products(m->dev, path, e))
     return false;
   TrainerFlags flags = {options_text(o), automatic_text(o, &m->schedule->shape)};
   bool ok = trainer_state_write(at, &flags, in_state(file, path, "trainer.json"), e);

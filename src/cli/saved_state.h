@@ -33,6 +33,11 @@ bool saved_state_check_data(const SavedState *s, const Options *o, const DataLoa
 /* Moments and master copy. */
 bool saved_state_load_optimizer(const SavedState *s, Model *m, Error *e);
 
+/* The algorithms of matrix products that the run before had chosen by time (--tune-matmul), for the device to
+ * take again. True, and nothing, where it had chosen none. */
+#define PRODUCTS_FILE "products.txt"
+bool saved_state_read_products(const SavedState *s, Device *dev, Error *e);
+
 /* Makes --out ready for the states of this run, and locks it; see run_folder_open. */
 bool saved_state_prepare_folder(int *lock, const SavedState *s, const Options *o, Error *e);
 

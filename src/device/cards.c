@@ -75,11 +75,12 @@ bool card_find(Card *card, const char *flag, const char *text, Error *e) {
       text, names);
 }
 
-void card_device(Device *dev, const Card *card) {
+void card_device(Device *dev, const Card *card, bool deterministic) {
   memset(dev, 0, sizeof *dev);
   dev->kind = DEVICE_CUDA;
   dev->planned = true;
   dev->capability = card->capability;
+  dev->deterministic = deterministic;
   dev->max_chunk_rows = CUDA_MAX_CHUNK_ROWS;
   snprintf(dev->name, sizeof dev->name, "%s (planned)", card->name);
 }

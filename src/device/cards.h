@@ -36,7 +36,7 @@ bool card_find(Card *card, const char *flag, const char *text, Error *e);
 void card_of_device(Card *card, const Device *dev, int64_t bytes);
 
 /* A device that can be planned for and no more: nothing can be allocated on it or computed. */
-void card_device(Device *dev, const Card *card);
+void card_device(Device *dev, const Card *card, bool deterministic);
 
 #ifdef __cplusplus
 }

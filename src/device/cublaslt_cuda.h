@@ -11,7 +11,9 @@
   F(Create)                                                                                                  \
   F(Destroy)                                                                                                 \
   F(GetStatusString)                                                                                         \
+  F(GetVersion)                                                                                              \
   F(Matmul)                                                                                                  \
+  F(MatmulAlgoCheck)                                                                                         \
   F(MatmulAlgoGetHeuristic)                                                                                  \
   F(MatmulDescCreate)                                                                                        \
   F(MatmulDescDestroy)                                                                                       \

@@ -77,13 +77,13 @@ void *device_alloc(Device *dev, size_t bytes, Error *e) {
 }
 
 void device_free(Device *dev, void *p, size_t bytes) {
-  ON_CUDA(dev, cuda_free(p); return );
+  ON_CUDA(dev, cuda_free(dev, p); return );
   host_pages_free(p, bytes);
 }
 
 size_t device_free_bytes(const Device *dev) {
-  ON_CUDA(dev, return cuda_free_bytes());
-  return host_free_bytes();
+  ON_CUDA(dev, return dev->deterministic ? cuda_own_bytes(dev) : cuda_free_bytes(dev));
+  return dev->deterministic ? host_own_bytes() : host_free_bytes();
 }
 
 void *host_alloc(Device *dev, size_t bytes, Error *e) {
@@ -99,7 +99,7 @@ void *host_alloc(Device *dev, size_t bytes, Error *e) {
 }
 
 void host_free(Device *dev, void *p, size_t bytes) {
-  ON_CUDA(dev, cuda_unlock_pages(p));
+  ON_CUDA(dev, cuda_unlock_pages(dev, p));
   host_pages_free(p, bytes);
 }
 

@@ -23,19 +23,23 @@ typedef struct DeviceExtra {
   void *data; /* NULL before the first use */
   void (*close)(void *data);
 } DeviceExtra;
-enum { EXTRA_MATMUL, EXTRA_ATTENTION, DEVICE_EXTRAS };
+enum { EXTRA_MATMUL, EXTRA_TUNING, EXTRA_ATTENTION, DEVICE_EXTRAS };
 
 typedef struct Device {
   DeviceKind kind;
-  int threads;             /* CPU lanes that operations may use (OpenMP threads) */
-  void *stream;            /* cudaStream_t on CUDA; NULL on the CPU */
-  void *workspace;         /* scratch for matrix products and reductions, carved from the memory plan */
-  size_t workspace_bytes;  /* its size; device_workspace_bytes() says what is needed */
-  bool planned;            /* a GPU that is only planned for: it is not here */
-  int capability;          /* compute capability of a GPU, 90 for 9.0; 0 on the CPU */
-  int64_t max_chunk_rows;  /* rows of a mini-sequence beyond which larger stops being faster */
-  char name[128];          /* for the configuration that is printed */
-  struct CudaDevice *cuda; /* what only a CUDA device has (device_cuda.h); NULL on the CPU */
+  int threads;            /* CPU lanes that operations may use (OpenMP threads) */
+  void *stream;           /* cudaStream_t on CUDA; NULL on the CPU */
+  void *workspace;        /* scratch for matrix products and reductions, carved from the memory plan */
+  size_t workspace_bytes; /* its size; device_workspace_bytes() says what is needed */
+  bool planned;           /* a GPU that is only planned for: it is not here */
+  int capability;         /* compute capability of a GPU, 90 for 9.0; 0 on the CPU */
+  bool deterministic;  /* operations give the same bits in every run, also where others would be faster; its
+                          opener sets it before the first operation */
+  const char *on_loss; /* what to tell the user when the device is lost; NULL = nothing to add */
+  int64_t products_version; /* of the library of matrix products, where it is not part of the build; else 0 */
+  int64_t max_chunk_rows;   /* rows of a mini-sequence beyond which larger stops being faster */
+  char name[128];           /* for the configuration that is printed */
+  struct CudaDevice *cuda;  /* what only a CUDA device has (device_cuda.h); NULL on the CPU */
   DeviceExtra extra[DEVICE_EXTRAS];
   struct Profile *profile; /* times of the operations (profile.h); NULL = they are not taken */
 } Device;
@@ -57,7 +61,8 @@ size_t device_workspace_bytes(const Device *dev, DType dt);
 void *device_alloc(Device *dev, size_t bytes, Error *e);
 void device_free(Device *dev, void *p, size_t bytes);
 
-/* Bytes of device memory that could be taken now. */
+/* Bytes of device memory that could be taken now; of a deterministic device, what could be taken if nobody
+ * else used it, so that what is made to fit does not change from run to run. */
 size_t device_free_bytes(const Device *dev);
 
 /* Returns when all operations and copies are done. */

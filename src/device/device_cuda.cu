@@ -2,6 +2,7 @@
  * them. The runtime is linked statically, the driver found by it; cublasLt is bound when the device is
  * opened. */
 #include "device/device_cuda.h"
+#include "device/cards.h" // defines: CARD_OVERHEAD
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,18 +11,19 @@
 
 /* ---- errors ---- */
 
-void cuda_fail(const char *operation, const char *error) {
+void cuda_fail(const Device *dev, const char *operation, const char *error) {
   fflush(stdout);
   fprintf(stderr,
-          "train_llama: the GPU failed in %s, or in an operation before it: %s.\nSaved states are intact; "
-          "--resume goes on from the last one. With CUDA_LAUNCH_BLOCKING=1 in the environment the\n"
-          "operation that is named is the one that failed.\n",
-          operation, error);
+          "train_llama: the GPU failed in %s, or in an operation before it: %s.\n%s\nWith "
+          "CUDA_LAUNCH_BLOCKING=1 in the environment the operation that is named is the one that failed.\n",
+          operation, error,
+          dev && dev->on_loss ? dev->on_loss
+                              : "Saved states are intact; --resume goes on from the last one.");
   _exit(EXIT_RUNTIME); /* not exit(): destructors that talk to a lost GPU may never return */
 }
 
-void cuda_check(const char *operation, int status) {
-  if (status != cudaSuccess) cuda_fail(operation, cudaGetErrorString((cudaError_t)status));
+void cuda_check(const Device *dev, const char *operation, int status) {
+  if (status != cudaSuccess) cuda_fail(dev, operation, cudaGetErrorString((cudaError_t)status));
 }
 
 /* ---- opening ---- */
@@ -112,6 +114,7 @@ bool cuda_open(Device *dev, Error *e) {
     return false;
   }
   dev->kind = DEVICE_CUDA;
+  dev->products_version = (int64_t)cuda->blas.GetVersion();
   dev->max_chunk_rows = CUDA_MAX_CHUNK_ROWS;
   return true;
 }
@@ -134,10 +137,16 @@ size_t cuda_workspace_bytes(void) {
 
 /* ---- memory ---- */
 
-size_t cuda_free_bytes(void) {
+size_t cuda_free_bytes(const Device *dev) {
   size_t free_bytes = 0, total = 0;
-  cuda_check("the query for free memory", cudaMemGetInfo(&free_bytes, &total));
+  cuda_check(dev, "the query for free memory", cudaMemGetInfo(&free_bytes, &total));
   return free_bytes;
+}
+
+size_t cuda_own_bytes(const Device *dev) {
+  size_t free_bytes = 0, total = 0;
+  cuda_check(dev, "the query for memory", cudaMemGetInfo(&free_bytes, &total));
+  return total > CARD_OVERHEAD ? total - CARD_OVERHEAD : 0;
 }
 
 void *cuda_alloc(Device *dev, size_t bytes, Error *e) {
@@ -149,16 +158,16 @@ void *cuda_alloc(Device *dev, size_t bytes, Error *e) {
                   "cannot allocate %.2f GB on the %s, %.2f GB are free; use a shorter --seq-len, a smaller "
                   "--batch, --recompute layer, smaller --mlp-chunk and --head-chunk, or --moments bf16 "
                   "(--plan shows what needs how much)",
-                  (double)bytes / 1e9, dev->name, (double)cuda_free_bytes() / 1e9);
+                  (double)bytes / 1e9, dev->name, (double)cuda_free_bytes(dev) / 1e9);
     return NULL;
   }
-  cuda_check("the allocation of memory", status);
-  cuda_check("the clearing of memory", cudaMemsetAsync(p, 0, bytes, (cudaStream_t)dev->stream));
+  cuda_check(dev, "the allocation of memory", status);
+  cuda_check(dev, "the clearing of memory", cudaMemsetAsync(p, 0, bytes, (cudaStream_t)dev->stream));
   return p;
 }
 
-void cuda_free(void *p) {
-  cuda_check("the release of memory", cudaFree(p)); /* waits for operations that still use it */
+void cuda_free(Device *dev, void *p) {
+  cuda_check(dev, "the release of memory", cudaFree(p)); /* waits for operations that still use it */
 }
 
 bool cuda_lock_pages(void *p, size_t bytes, Error *e) {
@@ -171,8 +180,8 @@ bool cuda_lock_pages(void *p, size_t bytes, Error *e) {
                        (double)bytes / 1e9, cudaGetErrorString(status));
 }
 
-void cuda_unlock_pages(void *p) {
-  if (p) cuda_check("the release of host memory", cudaHostUnregister(p));
+void cuda_unlock_pages(Device *dev, void *p) {
+  if (p) cuda_check(dev, "the release of host memory", cudaHostUnregister(p));
 }
 
 /* ---- copies ---- */
@@ -184,35 +193,35 @@ static cudaMemcpyKind direction(CopyKind kind) {
 }
 
 void cuda_synchronize(Device *dev) {
-  cuda_check("a wait for the operations", cudaStreamSynchronize((cudaStream_t)dev->stream));
-  cuda_check("a wait for the copies", cudaStreamSynchronize((cudaStream_t)dev->cuda->copy_stream));
+  cuda_check(dev, "a wait for the operations", cudaStreamSynchronize((cudaStream_t)dev->stream));
+  cuda_check(dev, "a wait for the copies", cudaStreamSynchronize((cudaStream_t)dev->cuda->copy_stream));
 }
 
 void cuda_copy(Device *dev, void *dst, const void *src, size_t bytes, CopyKind kind) {
   cudaStream_t stream = (cudaStream_t)dev->stream;
-  cuda_check("a copy", cudaMemcpyAsync(dst, src, bytes, direction(kind), stream));
-  if (kind != COPY_ON_DEVICE) cuda_check("a copy", cudaStreamSynchronize(stream));
+  cuda_check(dev, "a copy", cudaMemcpyAsync(dst, src, bytes, direction(kind), stream));
+  if (kind != COPY_ON_DEVICE) cuda_check(dev, "a copy", cudaStreamSynchronize(stream));
 }
 
 void cuda_fill(Device *dev, void *p, int byte, size_t bytes) {
-  cuda_check("a fill", cudaMemsetAsync(p, byte, bytes, (cudaStream_t)dev->stream));
+  cuda_check(dev, "a fill", cudaMemsetAsync(p, byte, bytes, (cudaStream_t)dev->stream));
 }
 
 void cuda_copy_async(Device *dev, void *dst, const void *src, size_t bytes, CopyKind kind) {
-  cuda_check("an asynchronous copy",
+  cuda_check(dev, "an asynchronous copy",
              cudaMemcpyAsync(dst, src, bytes, direction(kind), (cudaStream_t)dev->cuda->copy_stream));
 }
 
 /* A wait takes the event as it was recorded last, so that one event can be recorded again and again. */
-static void stream_waits(void *waiting, void *for_stream, void *event) {
-  cuda_check("an event", cudaEventRecord((cudaEvent_t)event, (cudaStream_t)for_stream));
-  cuda_check("a wait for an event", cudaStreamWaitEvent((cudaStream_t)waiting, (cudaEvent_t)event, 0));
+static void stream_waits(const Device *dev, void *waiting, void *for_stream, void *event) {
+  cuda_check(dev, "an event", cudaEventRecord((cudaEvent_t)event, (cudaStream_t)for_stream));
+  cuda_check(dev, "a wait for an event", cudaStreamWaitEvent((cudaStream_t)waiting, (cudaEvent_t)event, 0));
 }
 
 void cuda_copies_wait(Device *dev) {
-  stream_waits(dev->cuda->copy_stream, dev->stream, dev->cuda->operations_recorded);
+  stream_waits(dev, dev->cuda->copy_stream, dev->stream, dev->cuda->operations_recorded);
 }
 
 void cuda_operations_wait(Device *dev) {
-  stream_waits(dev->stream, dev->cuda->copy_stream, dev->cuda->copies_recorded);
+  stream_waits(dev, dev->stream, dev->cuda->copy_stream, dev->cuda->copies_recorded);
 }

@@ -17,10 +17,11 @@ typedef struct CudaDevice {
 } CudaDevice;
 
 /* Ends the program with EXIT_RUNTIME for an error of the CUDA runtime: after one, the GPU's memory is lost to
- * this process. Saved states are complete or absent at any instant, so there is nothing to put in order. */
-void cuda_fail(const char *operation, const char *error) __attribute__((noreturn));
+ * this process. Saved states are complete or absent at any instant, so there is nothing to put in order;
+ * dev->on_loss says which there are (dev may be NULL). */
+void cuda_fail(const Device *dev, const char *operation, const char *error) __attribute__((noreturn));
 /* The same unless status, a cudaError_t, is cudaSuccess. */
-void cuda_check(const char *operation, int status);
+void cuda_check(const Device *dev, const char *operation, int status);
 
 /* Opens GPU 0 of those that CUDA_VISIBLE_DEVICES shows. On failure an Error says what is missing: driver,
  * GPU, code for the chip, or libraries; its first line can stand alone. */
@@ -29,10 +30,11 @@ void cuda_close(Device *dev);
 
 size_t cuda_workspace_bytes(void);
 void *cuda_alloc(Device *dev, size_t bytes, Error *e);
-void cuda_free(void *p);
-size_t cuda_free_bytes(void);
+void cuda_free(Device *dev, void *p);
+size_t cuda_free_bytes(const Device *dev); /* now */
+size_t cuda_own_bytes(const Device *dev);  /* if nobody else used the GPU */
 bool cuda_lock_pages(void *p, size_t bytes, Error *e);
-void cuda_unlock_pages(void *p);
+void cuda_unlock_pages(Device *dev, void *p);
 void cuda_synchronize(Device *dev);
 void cuda_copy(Device *dev, void *dst, const void *src, size_t bytes, CopyKind kind);
 void cuda_fill(Device *dev, void *p, int byte, size_t bytes);

@@ -154,6 +154,15 @@ HD void fast_sincos(float x, float *sin_x, float *cos_x) {
 
 constexpr int64_t GROUP_SCRATCH = 512; /* floats of memory that the workers of a group share */
 
+/* Asks for memory that is about to be read and written: on the CPU, a Lane's work. */
+HD void prefetch(const void *p) {
+#ifdef __CUDA_ARCH__
+  (void)p;
+#else
+  __builtin_prefetch(p, 1, 3);
+#endif
+}
+
 /* One element of a visited vector, on its way through f. */
 template <class P> struct Element {
   P *at;
@@ -260,7 +269,7 @@ struct Lane {
       for (int64_t begin = 0, k = 0; begin < n; begin += size, k++) {
         int64_t count = n - begin < size ? n - begin : size;
         /* the next piece comes from memory while this one is worked on */
-        for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(p + begin + size + i, 1, 3);
+        for (int64_t i = 0; i < count; i += 16) prefetch(p + begin + size + i);
         float found = max(
             count, [](float x) { return x; }, (const P *)p + begin);
         float top = tops[k] = found > -3.402823466e38f ? found : -3.402823466e38f;

@@ -32,13 +32,17 @@ typedef struct CgroupFiles {
   const char *root, *limit, *used, *inactive_key, *active_key;
 } CgroupFiles;
 
-/* Bytes that the cgroup at root/path lets us take: its limit less what is used; page cache counts as free,
- * since the kernel drops it first. SIZE_MAX when it has no limit. */
-static size_t cgroup_free(const CgroupFiles *files, const char *path) {
+/* Which bytes are asked for: those that are free, or all that there are. */
+typedef enum Extent { FREE, ALL } Extent;
+
+/* Bytes that the cgroup at root/path lets us take: its limit, less what is used where it is asked for what is
+ * free; page cache counts as free, since the kernel drops it first. SIZE_MAX when it has no limit. */
+static size_t cgroup_bytes(const CgroupFiles *files, const char *path, Extent extent) {
   char name[4352];
   uint64_t limit, used, inactive = 0, active = 0;
   snprintf(name, sizeof name, "%s%s/%s", files->root, path, files->limit);
   if (!file_number(name, "", &limit)) return SIZE_MAX;
+  if (extent == ALL) return limit;
   snprintf(name, sizeof name, "%s%s/%s", files->root, path, files->used);
   if (!file_number(name, "", &used)) return SIZE_MAX;
   snprintf(name, sizeof name, "%s%s/memory.stat", files->root, path);
@@ -49,7 +53,7 @@ static size_t cgroup_free(const CgroupFiles *files, const char *path) {
 }
 
 /* The least that our cgroup and the ones around it let us take. */
-static size_t cgroups_free(void) {
+static size_t cgroups_bytes(Extent extent) {
   static const CgroupFiles v2 = {"/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file ",
                                  "active_file "};
   static const CgroupFiles v1 = {"/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
@@ -68,7 +72,7 @@ static size_t cgroups_free(void) {
     /* In a container the path may be one of the host, not to be found here: its parents are tried anyway. */
     for (char *slash = path + strlen(path); slash; slash = strrchr(path, '/')) {
       *slash = 0;
-      size_t bytes = cgroup_free(is_v2 ? &v2 : &v1, path);
+      size_t bytes = cgroup_bytes(is_v2 ? &v2 : &v1, path, extent);
       if (bytes < least) least = bytes;
     }
   }
@@ -76,12 +80,23 @@ static size_t cgroups_free(void) {
   return least;
 }
 
-size_t host_free_bytes(void) {
+static size_t host_bytes(Extent extent) {
   uint64_t kilobytes = 0;
   size_t available = SIZE_MAX / 2; /* without /proc there is nothing to be said: let mmap decide */
-  if (file_number("/proc/meminfo", "MemAvailable:", &kilobytes)) available = (size_t)kilobytes * 1024;
-  size_t limited = cgroups_free();
+  if (file_number("/proc/meminfo", extent == ALL ? "MemTotal:" : "MemAvailable:", &kilobytes))
+    available = (size_t)kilobytes * 1024;
+  size_t limited = cgroups_bytes(extent);
   return limited < available ? limited : available;
+}
+
+size_t host_free_bytes(void) {
+  return host_bytes(FREE);
+}
+
+size_t host_own_bytes(void) {
+  const size_t part_of_others = 8;
+  size_t all = host_bytes(ALL);
+  return all - all / part_of_others;
 }
 
 void *host_pages_alloc(size_t bytes, Error *e) {

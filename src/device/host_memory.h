@@ -13,6 +13,9 @@ extern "C" {
 /* Bytes that could be taken now: what the machine has available, or less where a cgroup limits us. */
 size_t host_free_bytes(void);
 
+/* The same of a machine with nothing else on it but the system: it does not change from run to run. */
+size_t host_own_bytes(void);
+
 /* Zeroed pages. NULL and an Error when there are not that many: Linux would hand them out all the same and
  * kill the process that touches them. */
 void *host_pages_alloc(size_t bytes, Error *e);

@@ -50,7 +50,7 @@ template <class F> static void launch_blocks(Device *dev, int64_t rows, F f) {
   if (rows <= 0) return;
   unsigned blocks = rows < MAX_BLOCKS ? (unsigned)rows : (unsigned)MAX_BLOCKS;
   row_kernel<<<blocks, LAUNCH_THREADS, 0, (cudaStream_t)dev->stream>>>(f, rows);
-  cuda_check(__PRETTY_FUNCTION__, cudaGetLastError()); /* names F, which is named after the operation */
+  cuda_check(dev, __PRETTY_FUNCTION__, cudaGetLastError()); /* names F, which is named after the operation */
 }
 
 template <class F> __global__ void __launch_bounds__(F::THREADS, F::BLOCKS) tile_kernel(F f, int64_t items) {
@@ -69,10 +69,10 @@ template <class F> static void launch_tiles(Device *dev, int64_t items, F f) {
   if (items <= 0) return;
   unsigned blocks = items < INT_MAX ? (unsigned)items : (unsigned)INT_MAX;
   cuda_check(
-      __PRETTY_FUNCTION__,
+      dev, __PRETTY_FUNCTION__,
       cudaFuncSetAttribute(tile_kernel<F>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)F::SHARED));
   tile_kernel<<<blocks, F::THREADS, F::SHARED, (cudaStream_t)dev->stream>>>(f, items);
-  cuda_check(__PRETTY_FUNCTION__, cudaGetLastError());
+  cuda_check(dev, __PRETTY_FUNCTION__, cudaGetLastError());
 }
 #endif
 

@@ -109,7 +109,7 @@ static void move_piece(Model *m, int64_t u, const Piece *p, int slot, bool to_sl
   }
 }
 
-static void update_piece(Model *m, Device *dev, int64_t u, const Piece *p, int slot, const AdamW *a) {
+static AdamWTensor tensor_of(const Model *m, int64_t u, const Piece *p, int slot) {
   const RunShape *shape = &m->schedule->shape;
   int64_t first = p->slice->row * p->spec->cols + p->at;
   AdamWTensor t = {};
@@ -126,18 +126,16 @@ static void update_piece(Model *m, Device *dev, int64_t u, const Piece *p, int s
   t.decay = p->spec->decay;
   t.id = p->id;
   t.first = first;
-  adamw_update(dev, &t, a);
+  return t;
 }
 
 /* While a piece is updated, the next one is fetched into the other slot, once what the piece before it left
  * there is stored. */
-void optimizer_update_unit(Model *m, int64_t u, const AdamW *a) {
-  const Schedule *s = m->schedule;
-  bool in_slices = s->shape.offload & (OFFLOAD_OPTIMIZER | OFFLOAD_GRADIENTS | OFFLOAD_WEIGHTS);
-  PieceWalk walk = {m, u, in_slices ? schedule_update_slice(s) : INT64_MAX, 0, 0, 0};
+static void update_in_slices(Model *m, int64_t u, const AdamW *a) {
+  PieceWalk walk = {m, u, schedule_update_slice(m->schedule), 0, 0, 0};
   Piece now, next;
   bool more = next_piece(&walk, &now);
-  bool on_host = schedule_updates_on_host(&s->shape);
+  bool on_host = schedule_updates_on_host(&m->schedule->shape);
   Device host = {};
   host.kind = DEVICE_CPU;
   host.threads = m->dev->threads;
@@ -150,12 +148,40 @@ void optimizer_update_unit(Model *m, int64_t u, const AdamW *a) {
       offload_wait(m->dev);
     more = next_piece(&walk, &next);
     if (more) move_piece(m, u, &next, 1 - slot, true);
-    update_piece(m, on_host ? &host : m->dev, u, &now, slot, a);
+    AdamWTensor t = tensor_of(m, u, &now, slot);
+    adamw_update(on_host ? &host : m->dev, &t, 1, a);
     move_piece(m, u, &now, slot, false);
   }
   offload_wait(m->dev);
   for (int slot = 0; slot < SLOTS; slot++)
     if (m->layer_in_slot[slot] == u) m->layer_in_slot[slot] = NO_LAYER;
+}
+
+/* Updates `count` units from `first` on, as many tensors at a time as go into one pass. */
+static void update_units(Model *m, int64_t first, int64_t count, const AdamW *a) {
+  AdamWTensor tensors[ADAMW_TENSORS];
+  int gathered = 0;
+  for (int64_t u = first; u < first + count; u++) {
+    PieceWalk walk = {m, u, INT64_MAX, 0, 0, 0};
+    for (Piece piece; next_piece(&walk, &piece);) {
+      tensors[gathered++] = tensor_of(m, u, &piece, 0);
+      if (gathered < ADAMW_TENSORS) continue;
+      adamw_update(m->dev, tensors, gathered, a);
+      gathered = 0;
+    }
+  }
+  if (gathered > 0) adamw_update(m->dev, tensors, gathered, a);
+}
+
+static bool updates_in_slices(const Schedule *s) {
+  return s->shape.offload & (OFFLOAD_OPTIMIZER | OFFLOAD_GRADIENTS | OFFLOAD_WEIGHTS);
+}
+
+void optimizer_update_unit(Model *m, int64_t u, const AdamW *a) {
+  if (updates_in_slices(m->schedule))
+    update_in_slices(m, u, a);
+  else
+    update_units(m, u, 1, a);
 }
 
 void optimizer_update(Model *m, AdamW a, double clip) {
@@ -164,5 +190,10 @@ void optimizer_update(Model *m, AdamW a, double clip) {
   arena_enter(&m->arena, s->update);
   double coefficient = clip > 0 ? clip / (gradient_norm(m) + 1e-6) : 1;
   a.grad_scale = (float)(coefficient < 1 ? coefficient : 1);
-  for (int64_t u = 0; u < params_units(&m->params); u++) optimizer_update_unit(m, u, &a);
+  int64_t units = params_units(&m->params);
+  if (!updates_in_slices(s)) {
+    update_units(m, 0, units, &a);
+    return;
+  }
+  for (int64_t u = 0; u < units; u++) update_in_slices(m, u, &a);
 }

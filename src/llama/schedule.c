@@ -420,14 +420,13 @@ AttentionStrides schedule_attention_strides(const Config *c, int64_t groups) {
   return (AttentionStrides){.q = qk, .k = qk, .v = qkv, .dq = qkv, .dk = qkv, .dv = qkv};
 }
 
-bool schedule_prepare_attention(const Config *c, const RunShape *shape, Device *dev, bool deterministic,
-                                Error *why) {
+bool schedule_prepare_attention(const Config *c, const RunShape *shape, Device *dev, Error *why) {
   int64_t groups = shape->attn_groups == GROUPS_AUTO ? 1 : shape->attn_groups;
   AttentionStrides ld = schedule_attention_strides(c, groups);
   bool all = true;
   for (int64_t l = 0; l < c->L; l++) {
     AttentionShape a = schedule_attention(c, l, shape->B, shape->T, groups);
-    if (!attention_prepare(dev, shape->dtype, &a, &ld, shape->training, deterministic, why)) all = false;
+    if (!attention_prepare(dev, shape->dtype, &a, &ld, shape->training, why)) all = false;
   }
   return all;
 }

@@ -211,8 +211,7 @@ AttentionStrides schedule_attention_strides(const Config *c, int64_t groups);
 /* Prepares the attention of every layer (attention_prepare), in as many groups as the shape says (automatic:
  * in one); before schedule_new(), which then knows the workspace. False, with a reason in *why, when some
  * layer has none that is prepared. */
-bool schedule_prepare_attention(const Config *c, const RunShape *shape, Device *dev, bool deterministic,
-                                Error *why);
+bool schedule_prepare_attention(const Config *c, const RunShape *shape, Device *dev, Error *why);
 
 /* The shape with everything that is AUTO, but for the chunks, as it is where nobody chooses: RECOMPUTE_LAYER,
  * one input a layer, no attention kept, nothing on the host, all heads together. */

@@ -25,7 +25,10 @@ bool arena_open(Arena *a, const Plan *plan, Device *dev, bool poison, Error *e) 
     a->base[s] = s == SPACE_HOST ? host_alloc(dev, bytes, e) : device_alloc(dev, bytes, e);
     if (!a->base[s]) {
       arena_close(a);
-      return false;
+      char device[32], host[32];
+      return error_prefix(e, "the plan takes %s of device memory and %s of host memory: ",
+                          bytes_text(device, plan_bytes(plan, SPACE_DEVICE)),
+                          bytes_text(host, plan_bytes(plan, SPACE_HOST)));
     }
   }
   for (BufferId id = 0; poison && id < plan_buffers(plan); id++) poison_buffer(a, id);

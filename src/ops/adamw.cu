@@ -136,10 +136,21 @@ static double bytes_an_element(const AdamWTensor *t) {
   return 2.0 * (double)dtype_size(t->dtype) + (t->master ? 8 : 0) + 4 + 4.0 * (double)dtype_size(t->moments);
 }
 
-void adamw_update(Device *dev, const AdamWTensor *t, const AdamW *a) {
+/* The updates of several tensors: the rows of one follow those of the other. */
+template <class U> struct Several {
+  U updates[ADAMW_TENSORS];
+  int64_t ends[ADAMW_TENSORS]; /* rows of the tensor and of those before it */
+
+  template <class G> HD void operator()(G g, int64_t row) const {
+    int k = 0;
+    while (row >= ends[k]) k++;
+    updates[k](g, k > 0 ? row - ends[k - 1] : row);
+  }
+};
+
+static Factors factors_of(const AdamWTensor *t, const AdamW *a) {
   CHECK(a->step >= 1 && a->step <= UINT32_MAX && t->id >= 0 && t->id <= UINT32_MAX,
         "update %lld of tensor %lld: both have to fit 32 bits", (long long)a->step, (long long)t->id);
-  double begin = profile_begin(dev);
   Factors f;
   f.keep = (float)(t->decay ? 1.0 - a->lr * a->weight_decay : 1.0);
   f.step_size = (float)(a->lr / (1.0 - pow(a->beta1, (double)a->step)));
@@ -149,19 +160,41 @@ void adamw_update(Device *dev, const AdamWTensor *t, const AdamW *a) {
   f.rest2 = (float)(1.0 - a->beta2);
   f.eps = (float)a->eps;
   f.grad_scale = a->grad_scale;
+  return f;
+}
+
+template <class T, class M> static void fill(AdamWUpdate<T, M> *u, const AdamWTensor *t, const AdamW *a) {
+  *u = AdamWUpdate<T, M>{(T *)t->param,    t->master, t->grad, (M *)t->m, (M *)t->v, t->n,
+                         factors_of(t, a), a->seed,   t->id,   a->step,   t->first};
+}
+template <class T> static void fill(AdamW8Update<T> *u, const AdamWTensor *t, const AdamW *a) {
+  *u = AdamW8Update<T>{(T *)t->param, t->master,   t->grad, (code8 *)t->m,    (code8 *)t->v,
+                       t->m_absmax,   t->v_absmax, t->n,    factors_of(t, a), a->seed,
+                       t->id,         a->step,     t->first};
+}
+
+template <class U> static void update_several(Device *dev, const AdamWTensor *t, int count, const AdamW *a) {
+  Several<U> several = {};
+  int64_t rows = 0;
+  for (int k = 0; k < count; k++) {
+    fill(&several.updates[k], &t[k], a);
+    several.ends[k] = rows += element_rows(t[k].n);
+  }
+  launch_rows(dev, rows, several);
+}
+
+void adamw_update(Device *dev, const AdamWTensor *t, int count, const AdamW *a) {
+  CHECK(count > 0 && count <= ADAMW_TENSORS, "an update of %d tensors", count);
+  double begin = profile_begin(dev), bytes = 0;
+  for (int k = 0; k < count; k++) {
+    CHECK(t[k].dtype == t->dtype && t[k].moments == t->moments, "an update of tensors of several types");
+    bytes += (double)t[k].n * bytes_an_element(&t[k]);
+  }
   if (t->moments == DT_U8)
-    DISPATCH(
-        t->dtype, T,
-        launch_rows(dev, element_rows(t->n),
-                    AdamW8Update<T>{(T *)t->param, t->master, t->grad, (code8 *)t->m, (code8 *)t->v,
-                                    t->m_absmax, t->v_absmax, t->n, f, a->seed, t->id, a->step, t->first}));
+    DISPATCH(t->dtype, T, update_several<AdamW8Update<T>>(dev, t, count, a));
   else
-    DISPATCH(t->dtype, T,
-             DISPATCH(t->moments, M,
-                      launch_rows(dev, element_rows(t->n),
-                                  AdamWUpdate<T, M>{(T *)t->param, t->master, t->grad, (M *)t->m, (M *)t->v,
-                                                    t->n, f, a->seed, t->id, a->step, t->first})));
-  profile_end(dev, begin, "adamw", "", 0, (double)t->n * bytes_an_element(t));
+    DISPATCH(t->dtype, T, DISPATCH(t->moments, M, (update_several<AdamWUpdate<T, M>>(dev, t, count, a))));
+  profile_end(dev, begin, "adamw", "", 0, bytes);
 }
 
 /* ---- sum of squares ---- */

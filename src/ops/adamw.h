@@ -1,4 +1,4 @@
-/* AdamW (arXiv 1711.05101), as torch.optim.AdamW computes it, over one tensor. */
+/* AdamW (arXiv 1711.05101), as torch.optim.AdamW computes it. */
 #ifndef ADAMW_H
 #define ADAMW_H
 
@@ -33,11 +33,13 @@ typedef struct AdamWTensor {
   int64_t first; /* index of element 0 within that tensor, when this is a slice of it */
 } AdamWTensor;
 
-/* One update, in fp32. bf16 params without a master, and bf16 and 8-bit moments, are rounded stochastically
- * with randomness that depends on (seed, step, id, element) only, so that slicing, resuming and devices
- * agree: nearest rounding would freeze v when gradients fall. With 8-bit moments element 0 begins a block,
- * whatever `first` says. Bytes of zero are zero moments. */
-void adamw_update(Device *dev, const AdamWTensor *t, const AdamW *a);
+/* One update of `count` tensors, as many as ADAMW_TENSORS, of the same types: in one pass on a GPU. In fp32;
+ * bf16 params without a master, and bf16 and 8-bit moments, are rounded stochastically with randomness that
+ * depends on (seed, step, id, element) only, so that slicing, resuming and devices agree: nearest rounding
+ * would freeze v when gradients fall. With 8-bit moments element 0 begins a block, whatever `first` says.
+ * Bytes of zero are zero moments. */
+enum { ADAMW_TENSORS = 24 };
+void adamw_update(Device *dev, const AdamWTensor *t, int count, const AdamW *a);
 
 /* Sum of the squares of x [n] of type dt, in double, the same for any number of threads; finite exactly when
  * every x is. Scratch: dev->workspace. */

@@ -47,12 +47,12 @@ const AttentionMethod *attention_choose(const Device *dev, DType dt, const Atten
 }
 
 bool attention_prepare(Device *dev, DType dt, const AttentionShape *s, const AttentionStrides *ld,
-                       bool training, bool deterministic, Error *why) {
+                       bool training, Error *why) {
   if (dev->planned) return error_usage(why, "a plan needs no plans of cuDNN");
 #ifdef __CUDACC__
-  if (dev->kind == DEVICE_CUDA) return attention_cudnn_prepare(dev, dt, s, ld, training, deterministic, why);
+  if (dev->kind == DEVICE_CUDA) return attention_cudnn_prepare(dev, dt, s, ld, training, why);
 #endif
-  (void)dev, (void)dt, (void)s, (void)ld, (void)training, (void)deterministic;
+  (void)dev, (void)dt, (void)s, (void)ld, (void)training;
   return error_usage(why, "the CPU needs no plans");
 }
 

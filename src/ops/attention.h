@@ -33,11 +33,10 @@ typedef struct AttentionStrides {
 } AttentionStrides;
 
 /* Makes ready what calls of that shape, with those row strides, can be computed by faster: a vendor's plans,
- * which take half a second each, so it is asked for before the first step. deterministic: the same bits from
- * every run. False where there is no such thing, and the first line of *why says why; calls are computed all
- * the same. */
+ * which take half a second each, so it is asked for before the first step. False where there is no such
+ * thing, and the first line of *why says why; calls are computed all the same. */
 bool attention_prepare(Device *dev, DType dt, const AttentionShape *s, const AttentionStrides *ld,
-                       bool training, bool deterministic, Error *why);
+                       bool training, Error *why);
 
 /* One implementation of the functions below. */
 typedef struct AttentionMethod {

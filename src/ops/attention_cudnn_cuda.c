@@ -31,11 +31,11 @@ static AttentionCudnn *open_once(Device *dev, Error *why) {
 }
 
 bool attention_cudnn_prepare(Device *dev, DType dt, const AttentionShape *s, const AttentionStrides *ld,
-                             bool training, bool deterministic, Error *why) {
+                             bool training, Error *why) {
   AttentionCall calls[] = {{*s, *ld, false}, {*s, *ld, true}};
   int count = training ? 2 : 1;
   for (int i = 0; i < count; i++)
-    if (!attention_cudnn_supports(dev->capability, dt, &calls[i], deterministic, why)) return false;
+    if (!attention_cudnn_supports(dev->capability, dt, &calls[i], dev->deterministic, why)) return false;
   AttentionCudnn *cudnn = open_once(dev, why);
   if (!cudnn) return false;
   /* the forward last: attention_cudnn_prepared() looks for it */
@@ -76,7 +76,7 @@ void attention_cudnn_cuda_forward(Device *dev, DType dt, void *o, float *lse, He
   Error e = {0};
   if (!attention_cudnn_forward(library_of(dev), plan_of(dev, s, false), o, lse, q, k, v, s->scale, workspace,
                                &e))
-    cuda_fail("the attention", e.text);
+    cuda_fail(dev, "the attention", e.text);
 }
 
 void attention_cudnn_cuda_backward(Device *dev, DType dt, Heads dq, Heads dk, Heads dv, const void *dout,
@@ -86,5 +86,5 @@ void attention_cudnn_cuda_backward(Device *dev, DType dt, Heads dq, Heads dk, He
   Error e = {0};
   if (!attention_cudnn_backward(library_of(dev), plan_of(dev, s, true), dq, dk, dv, dout, o, lse, q, k, v,
                                 s->scale, workspace, &e))
-    cuda_fail("the gradient of the attention", e.text);
+    cuda_fail(dev, "the gradient of the attention", e.text);
 }

@@ -12,7 +12,7 @@ extern "C" {
 /* Makes the plans of the forward and, when training, of the backward. False where a call is not for cuDNN, or
  * there is none; the first line of *why can stand alone. */
 bool attention_cudnn_prepare(Device *dev, DType dt, const AttentionShape *s, const AttentionStrides *ld,
-                             bool training, bool deterministic, Error *why);
+                             bool training, Error *why);
 
 /* Whether they were made: no call of another shape is for cuDNN. */
 bool attention_cudnn_prepared(const Device *dev, DType dt, const AttentionShape *s);

@@ -14,8 +14,8 @@ static AttentionCall call_of(const AttentionShape *s, bool backward) {
 static bool is_for_cudnn(const Device *dev, DType dt, const AttentionShape *s) {
   Error why;
   AttentionCall forward = call_of(s, false), backward = call_of(s, true);
-  return attention_cudnn_supports(dev->capability, dt, &forward, false, &why) &&
-         attention_cudnn_supports(dev->capability, dt, &backward, false, &why);
+  return attention_cudnn_supports(dev->capability, dt, &forward, dev->deterministic, &why) &&
+         attention_cudnn_supports(dev->capability, dt, &backward, dev->deterministic, &why);
 }
 
 size_t attention_planned_forward_workspace(const Device *dev, DType dt, const AttentionShape *s) {

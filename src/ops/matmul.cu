@@ -1,6 +1,7 @@
 /* Matrix products: on CUDA by cublasLt (matmul_cuda.cu), on the CPU by sgemm, directly for fp32 and
  * on converted tiles for bf16. */
 #include <limits.h>
+#include <math.h>
 #include <string.h>
 #include <time.h>
 
@@ -134,17 +135,24 @@ static double seconds_now(void) {
 
 double matmul_measure_rate(Device *dev, DType dt, double seconds, double *per_cpu_second) {
   /* large enough for a GPU's full rate; a CPU comes within 3 % of its own with 768 */
-  const int64_t n = dev->kind != DEVICE_CPU ? 8192 : seconds < 0.1 ? 768 : 1280;
-  size_t bytes = (size_t)(n * n) * dtype_size(dt);
+  int64_t n = dev->kind != DEVICE_CPU ? 8192 : seconds < 0.1 ? 768 : 1280;
+  const int64_t least = 256;
+  size_t workspace = device_workspace_bytes(dev, dt), bytes = 0;
+  char *memory = NULL;
+  Error e = {};
+  for (;; n /= 2) {
+    bytes = (size_t)(n * n) * dtype_size(dt);
+    memory = (char *)device_alloc(dev, workspace + 3 * bytes, &e);
+    if (memory || n <= least) break;
+  }
+  if (!memory) return NAN; /* what is to be computed will not find its memory either, and then says so */
   void *planned = dev->workspace; /* perhaps not there yet: the measurement brings its own */
   size_t planned_bytes = dev->workspace_bytes;
-  Error e = {};
-  dev->workspace_bytes = device_workspace_bytes(dev, dt);
-  dev->workspace = device_alloc(dev, dev->workspace_bytes, &e);
+  dev->workspace_bytes = workspace;
+  dev->workspace = memory;
   Matrix m[3]; /* out, a, b, each [n, n] */
   for (int i = 0; i < 3; i++) {
-    m[i] = Matrix{device_alloc(dev, bytes, &e), dt, n};
-    CHECK(m[i].data && dev->workspace, "%s", e.text);
+    m[i] = Matrix{memory + workspace + (size_t)i * bytes, dt, n};
     /* a GPU multiplies zeros faster than numbers: they take less power; a CPU needs pages of its own */
     if (dev->kind == DEVICE_CPU)
       fill_constant(dev, m[i].data, dt, 1.f, n * n);
@@ -164,8 +172,7 @@ double matmul_measure_rate(Device *dev, DType dt, double seconds, double *per_cp
     flops += product;
   } while (now - start < seconds);
   if (per_cpu_second) *per_cpu_second = flops / (process_cpu_seconds() - cpu);
-  for (int i = 0; i < 3; i++) device_free(dev, m[i].data, bytes);
-  device_free(dev, dev->workspace, dev->workspace_bytes);
+  device_free(dev, memory, workspace + 3 * bytes);
   dev->workspace = planned;
   dev->workspace_bytes = planned_bytes;
   return best;

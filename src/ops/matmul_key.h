@@ -16,7 +16,7 @@ typedef struct MatmulKey {
   DType in, out;
   int32_t transpose_a, transpose_b;
   int32_t align_out, align_a, align_b; /* of the addresses: a power of two, at most 256 */
-  int32_t unused;                      /* 0: keys are compared as bytes, so that there are no gaps */
+  int32_t deterministic;               /* of the device; also, keys are compared as bytes: no gaps */
 } MatmulKey;
 
 MatmulKey matmul_key(const Device *dev, Matrix out, Matrix a, bool transpose_a, Matrix b, bool transpose_b,
