@@ -237,7 +237,7 @@ static void open_step(Bench *b, StepRun *s, int64_t L, const RunShape *shape, bo
     s->step.tokens[i] = (int32_t)(i * 7919 % s->config.V);
     s->step.targets[i] = (int32_t)((i + 1) * 7919 % s->config.V);
     s->step.positions[i] = (int32_t)(i % s->step.T);
-    s->step.documents[i] = 0;
+    s->step.starts[i] = 0;
   }
   s->step.valid_targets = rows;
 }

@@ -61,7 +61,7 @@ static inline void tiny_data(StepBatch *step, int64_t V) {
     state = state * 1664525u + 1013904223u;
     step->tokens[i] = (int32_t)((state >> 8) % (uint32_t)V);
     step->positions[i] = (int32_t)(i % step->T);
-    step->documents[i] = 0;
+    step->starts[i] = 0;
     state = state * 1664525u + 1013904223u;
     step->targets[i] = (state >> 20) % 3 == 0 ? TARGET_IGNORED : (int32_t)((state >> 8) % (uint32_t)V);
     step->valid_targets += step->targets[i] >= 0;

@@ -52,10 +52,12 @@ double model_forward_backward(Model *m, const StepBatch *step, const AdamW *upda
 /* Forward only: the sum of the losses of the step's valid targets. */
 double model_evaluate(Model *m, const StepBatch *step);
 
-/* The first part of every forward: B sequences of T tokens from host arrays to the device (targets may be
- * NULL), and the stream [B*T, C] that goes into layer 0, which it returns. */
-void *model_embed(Model *m, const int32_t *tokens, const int32_t *targets, const int32_t *positions,
-                  int64_t B, int64_t T);
+/* Micro-batch a of a step, as a step of its own whose valid targets are not counted. */
+StepBatch model_micro_batch(const StepBatch *step, int64_t a);
+
+/* The first part of every forward: a micro-batch from host arrays to the device (targets may be NULL), and
+ * the stream [B*T, C] that goes into layer 0, which it returns. */
+void *model_embed(Model *m, const StepBatch *micro);
 
 /* Logits [n, V] fp32 on the host, of the last n of `rows` tokens of one sequence; rows <= T of the plan,
  * n <= rows of the head's chunk. */

@@ -24,7 +24,7 @@ static const AttentionMethod cudnn = {"cuDNN", attention_cudnn_forward_workspace
                                       attention_cudnn_cuda_backward};
 
 static const AttentionMethod *choose_cuda(const Device *dev, DType dt, const AttentionShape *s, Error *e) {
-  if (attention_cudnn_prepared(dev, dt, s)) return &cudnn;
+  if (!s->packed && attention_cudnn_prepared(dev, dt, s)) return &cudnn;
   if (s->HS <= FLASH_MOST_HS) return &own_cuda;
   error_usage(e, "heads of %lld numbers, expected at most %d on a GPU.\nUse --device cpu.", (long long)s->HS,
               FLASH_MOST_HS);
@@ -55,6 +55,11 @@ bool attention_prepare(Device *dev, DType dt, const AttentionShape *s, const Att
   return error_usage(why, "the CPU needs no plans");
 }
 
+/* The documents have to be there by the time of a call. */
+static void check_documents(const AttentionShape *s) {
+  CHECK(s->packed == (s->starts != NULL), "attention: documents without starts, or starts without documents");
+}
+
 static const AttentionMethod *chosen(const Device *dev, DType dt, const AttentionShape *s) {
   Error e = {};
   const AttentionMethod *m = attention_choose(dev, dt, s, &e);
@@ -72,11 +77,13 @@ size_t attention_backward_workspace(const Device *dev, DType dt, const Attention
 
 void attention_forward(Device *dev, DType dt, void *o, float *lse, Heads q, Heads k, Heads v,
                        const AttentionShape *s, void *workspace) {
+  check_documents(s);
   chosen(dev, dt, s)->forward(dev, dt, o, lse, q, k, v, s, workspace);
 }
 
 void attention_backward(Device *dev, DType dt, Heads dq, Heads dk, Heads dv, const void *dout, const void *o,
                         const float *lse, Heads q, Heads k, Heads v, const AttentionShape *s,
                         void *workspace) {
+  check_documents(s);
   chosen(dev, dt, s)->backward(dev, dt, dq, dk, dv, dout, o, lse, q, k, v, s, workspace);
 }

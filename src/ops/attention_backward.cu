@@ -96,7 +96,7 @@ static void score_gradients(const Backward<T> *a, BackwardScratch f, Rows querie
               f.dout, (int)s->HS, f.v, (int)s->HS, 0.0f, f.ds, (int)ld);
   for (int64_t i = 0; i < queries.rows; i++) {
     float *p = f.p + i * ld, *ds = f.ds + i * ld, lse = a->lse[at + i], delta = a->delta[at + i];
-    Span seen = columns_of(s, queries.first + i, keys.first, keys.rows);
+    Span seen = columns_of(s, queries.b, queries.first + i, keys.first, keys.rows);
     for (int64_t j = 0; j < seen.begin; j++) p[j] = ds[j] = 0.0f;
 #pragma omp simd
     for (int64_t j = seen.begin; j < seen.end; j++) {
@@ -115,7 +115,7 @@ static void backward_keys(const Backward<T> *a, BackwardScratch f, Rows keys, fl
   int64_t HS = s->HS, group = s->NH / s->NKV, ld = scores_ld(a->block);
   load(s, f.k, a->k, a->ld_k, keys);
   load(s, f.v, a->v, a->ld_v, keys);
-  Span seen = queries_of(s, keys.first, keys.first + keys.rows);
+  Span seen = queries_of(s, keys.b, keys.first, keys.first + keys.rows);
   bool add = false;
   for (int64_t h = keys.head * group; h < (keys.head + 1) * group; h++) {
     for (int64_t first = seen.begin; first < seen.end; first += a->block) {
@@ -141,7 +141,7 @@ template <typename T> static void backward_queries(const Backward<T> *a, Backwar
   int64_t HS = s->HS, ld = scores_ld(a->block);
   load(s, f.q, a->q, a->ld_q, queries);
   load(s, f.dout, a->dout, s->NH * HS, queries);
-  Span seen = keys_of(s, queries.first, queries.first + queries.rows);
+  Span seen = keys_of(s, queries.b, queries.first, queries.first + queries.rows);
   for (int64_t first = seen.begin; first < seen.end; first += a->block) {
     Rows keys = {queries.b, queries.head / (s->NH / s->NKV), first, clamp64(seen.end - first, 1, a->block)};
     load(s, f.k, a->k, a->ld_k, keys);

@@ -71,14 +71,14 @@ static float row_exp(float *x, Span cols, float max) {
   return sum;
 }
 
-/* scores [rows, cols] of the queries from `query` and the keys from `key` on become exp(score - max), 0
+/* scores [rows, cols] of sequence b's queries from `query` and keys from `key` on become exp(score - max), 0
  * where masked; max, total and sum move on to the new maximum. */
-static void softmax_step(const AttentionShape *s, ForwardScratch f, int64_t query, int64_t rows, int64_t key,
-                         int64_t cols) {
+static void softmax_step(const AttentionShape *s, ForwardScratch f, int64_t b, int64_t query, int64_t rows,
+                         int64_t key, int64_t cols) {
   int64_t ld = scores_ld(attention_block(s));
   for (int64_t i = 0; i < rows; i++) {
     float *x = f.scores + i * ld;
-    Span seen = columns_of(s, query + i, key, cols);
+    Span seen = columns_of(s, b, query + i, key, cols);
     for (int64_t j = 0; j < seen.begin; j++) x[j] = 0.0f;
     for (int64_t j = seen.end; j < cols; j++) x[j] = 0.0f;
     float max = row_max(x, seen, f.max[i]);
@@ -106,13 +106,13 @@ static void forward_block(const Forward<T> *a, ForwardScratch f, int64_t b, int6
     f.total[i] = 0.0f;
   }
   for (int64_t i = 0; i < rows * HS; i++) f.sum[i] = 0.0f;
-  Span keys = keys_of(s, query, query + rows);
+  Span keys = keys_of(s, b, query, query + rows);
   for (int64_t key = keys.begin; key < keys.end; key += a->block) {
     int64_t cols = clamp64(keys.end - key, 1, a->block), at = b * s->T + key;
     tile_load(f.k, a->k + at * a->ld_k + kv * HS, a->ld_k, cols, HS);
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)cols, (int)HS, s->scale, f.q,
                 (int)HS, f.k, (int)HS, 0.0f, f.scores, (int)ld);
-    softmax_step(s, f, query, rows, key, cols);
+    softmax_step(s, f, b, query, rows, key, cols);
     tile_load(f.v, a->v + at * a->ld_v + kv * HS, a->ld_v, cols, HS);
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)HS, (int)cols, 1.0f, f.scores,
                 (int)ld, f.v, (int)HS, 1.0f, f.sum, (int)HS);

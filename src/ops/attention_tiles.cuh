@@ -4,7 +4,8 @@
 #define ATTENTION_TILES_CUH
 
 #include "ops/attention_cpu.h"
-#include "device/group.cuh" // defines: bf16, value, store
+#include "device/group.cuh"  // defines: bf16, value, store
+#include "ops/documents.cuh" // defines: document_end
 
 /* Positions, or columns of a tile: [begin, end). */
 typedef struct Span {
@@ -32,21 +33,24 @@ static inline int64_t scores_ld(int64_t block) {
   return block + 16;
 }
 
-/* Keys that some query of [begin, end) sees. */
-static inline Span keys_of(const AttentionShape *s, int64_t begin, int64_t end) {
+/* Keys that some query of [begin, end) of sequence b sees. */
+static inline Span keys_of(const AttentionShape *s, int64_t b, int64_t begin, int64_t end) {
   Span keys = {s->window > 0 && begin >= s->window ? begin - s->window + 1 : 0, end};
+  if (s->packed && s->starts[b * s->T + begin] > keys.begin) keys.begin = s->starts[b * s->T + begin];
   return keys;
 }
 
-/* Queries that see some key of [begin, end). */
-static inline Span queries_of(const AttentionShape *s, int64_t begin, int64_t end) {
+/* Queries of sequence b that see some key of [begin, end). */
+static inline Span queries_of(const AttentionShape *s, int64_t b, int64_t begin, int64_t end) {
   Span queries = {begin, s->window > 0 && end - 1 < s->T - s->window ? end - 1 + s->window : s->T};
+  if (s->packed) queries.end = clamp64(document_end(s->starts + b * s->T, s->T, end - 1), begin, queries.end);
   return queries;
 }
 
 /* Columns of a tile, whose `cols` keys begin at position `first`, that a query sees; may be empty. */
-static inline Span columns_of(const AttentionShape *s, int64_t query, int64_t first, int64_t cols) {
-  Span keys = keys_of(s, query, query + 1);
+static inline Span columns_of(const AttentionShape *s, int64_t b, int64_t query, int64_t first,
+                              int64_t cols) {
+  Span keys = keys_of(s, b, query, query + 1);
   Span columns = {clamp64(keys.begin - first, 0, cols), clamp64(keys.end - first, 0, cols)};
   return columns;
 }
