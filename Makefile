@@ -1,9 +1,11 @@
-# train_llama: `make` builds ./train_llama, `make test` runs the tests, `make demo` trains the demo.
+# train_llama: `make` builds ./train_llama, `make test` runs the tests, `make demo` trains the demo,
+# `make bench` measures the CPU.
 # With nvcc: `make ptxas-check`; with cuDNN: `make cudnn-check`; with a GPU: `make gpu-check`, `make gpu-bench`.
 #
 #   CUDA=0        no CUDA even where nvcc is found (default: nvcc where there is one)
 #   ARCH="80 90"  compute capabilities to build for, with nvcc; chips later than the last take its PTX
 #   SANITIZE=address,undefined   a sanitizer build, in a folder of its own
+#   BLAS=openblas|mkl|blis   the matrix library; BLAS_DIR: its folder, where the linker does not look
 #   NATIVE=0      for any x86-64 with AVX2 instead of for this machine
 #   DEBUG=1       -O1 -g
 #   FUZZ_SECONDS=60   of each fuzz target, for `make fuzz`
@@ -18,7 +20,8 @@ NATIVE    ?= 1
 SANITIZE  ?=
 comma     := ,
 
-KIND  := $(if $(filter 1,$(CUDA)),cuda,cpu)$(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))
+BLAS      ?= openblas
+KIND  := $(if $(filter 1,$(CUDA)),cuda,cpu)$(if $(filter-out openblas,$(BLAS)),-$(BLAS))$(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))
 BUILD ?= build/$(KIND)
 
 # Strict IEEE, but for errno and traps, which keep loops from vectorising. Never -ffast-math: it breaks
@@ -31,7 +34,25 @@ INCLUDE  := -I. -Isrc -Itest
 HOST     := $(OPTIMIZE) $(WARN) -fopenmp
 CFLAGS   ?=
 CXXFLAGS ?=
-LDLIBS   := -lopenblas -lcjson -lpcre2-8 -lutf8proc -lm -ldl
+
+# All of them on OpenMP's threads. MKL's parts do not name each other, so that none may be left out as unneeded.
+BLAS_openblas := -lopenblas
+BLAS_blis     := -lblis
+BLAS_mkl      := -Wl,--no-as-needed -lmkl_intel_lp64 -lmkl_gnu_thread -lmkl_core -Wl,--as-needed
+BLAS_PACKAGE_blis := libblis-openmp-dev
+BLAS_PACKAGE_mkl  := libmkl-dev (non-free) or Intel's oneMKL; BLAS_DIR=FOLDER where it is not in the linker's path
+BLAS_LIBS := $(if $(BLAS_DIR),-L$(BLAS_DIR) -Wl$(comma)-rpath$(comma)$(BLAS_DIR)) $(BLAS_$(BLAS))
+ifeq ($(BLAS_$(BLAS)),)
+  $(error BLAS=$(BLAS): expected openblas, mkl or blis)
+endif
+ifneq ($(BLAS),openblas) # that one is installed by scripts/install_deps.sh
+  BLAS_PROBE := void cblas_sgemm(void); int main(void) { cblas_sgemm(); }
+  ifneq ($(shell echo '$(BLAS_PROBE)' | $(CC) -fopenmp -x c - -x none -o /dev/null $(BLAS_LIBS) -lm -ldl 2>&1),)
+    $(error BLAS=$(BLAS): the linker found no $(filter -l%,$(BLAS_$(BLAS))) for it. Install $(BLAS_PACKAGE_$(BLAS)), or leave BLAS out for OpenBLAS)
+  endif
+endif
+
+LDLIBS   := $(BLAS_LIBS) -lcjson -lpcre2-8 -lutf8proc -lm -ldl
 
 ifeq ($(CUDA),1)
   LATEST   := $(lastword $(ARCH))
@@ -122,7 +143,7 @@ $(BUILD)/train_llama_faulty: $(BUILD)/train_llama.cu.o $(BUILD)/test/fault_io.c.
 	$(call SAY,link)
 	$(Q)$(LINK)
 
-$(BUILD)/gpu_bench: $(BUILD)/bench/gpu_bench.cu.o $(OBJECTS)
+$(BUILD)/gpu_bench $(BUILD)/cpu_ops: $(BUILD)/%: $(BUILD)/bench/%.cu.o $(OBJECTS)
 	$(call SAY,link)
 	$(Q)$(LINK)
 
@@ -159,6 +180,15 @@ THREADED := $(addprefix build/cpu-thread/,test_block test_flash test_attention_c
 thread-check:
 	@$(MAKE) --no-print-directory $(PARALLEL) CUDA=0 SANITIZE=thread BUILD=build/cpu-thread $(THREADED)
 	@OMP_NUM_THREADS=1 BUILD=build/cpu-thread test/run_tests.sh $(THREADED)
+# Whether the compiler vectorises the loops that have to be, on processors with AVX2 and with AVX-512.
+.PHONY: vector-check
+vector-check:
+	@test/vector_check.py $(CXX) -std=c++17 $(filter-out -march=%,$(OPTIMIZE)) -fopenmp $(INCLUDE)
+# Speed on the CPU against its roofs and against transformers, in less than 5 minutes (docs/results.md).
+.PHONY: bench
+bench:
+	@$(MAKE) --no-print-directory $(PARALLEL) $(BUILD)/train_llama $(BUILD)/cpu_ops
+	@bench/cpu_bench.sh $(BUILD)
 # On a machine with a GPU; without one they say so and succeed.
 gpu-check:
 	@MAKE="$(MAKE)" test/gpu_check.sh

@@ -17,6 +17,7 @@
 #include "cli/run.h"         /* defines: Run, run_open, run_begin_folder, run_save */
 #include "cli/setup.h"       /* defines: setup_demo_defaults */
 #include "dataloader.h"      /* defines: DataLoader, StepBatch */
+#include "device/profile.h"  /* defines: profile_step_begin, profile_step_end */
 #include "io/log.h"          /* defines: Log, log_step, log_evaluation */
 #include "llama/blame.h"     /* defines: model_blame */
 #include "llama/hf_model.h"  /* defines: hf_model_dump_gradients */
@@ -108,6 +109,7 @@ static AdamW adamw_of_step(const Run *r, int64_t i) {
 static bool train_step(Run *r, int64_t i, LogStep *s, Error *e) {
   const Options *o = &r->o;
   double start = seconds_now();
+  profile_step_begin(&r->dev);
   StepBatch step = model_step_batch(&r->model, o->grad_accum);
   if (!dataloader_next(r->train, &step, e)) return run_rescue(r, i - 1, e);
   AdamW a = adamw_of_step(r, i);
@@ -119,6 +121,7 @@ static bool train_step(Run *r, int64_t i, LogStep *s, Error *e) {
   r->tokens += step.A * step.B * step.T;
 
   double seconds = seconds_now() - start, tokens = (double)(step.A * step.B * step.T);
+  profile_step_end(&r->dev, seconds);
   LrSchedule lr = {(LrKind)o->schedule, o->lr, o->min_lr, o->warmup, o->steps};
   s->step = i;
   s->loss = (float)loss;
@@ -173,6 +176,7 @@ static bool train(Run *r, Error *e) {
     LogStep s = {};
     if (!train_step(r, ++i, &s, e)) return false;
     if (!s.skipped) run_prune(r); /* what was saved before this step has given a finite one */
+    run_measure_roofs(r);
     if (!after_step(r, &s, e)) return false;
     if (s.evaluated) val_loss = s.val_loss;
   }
@@ -181,7 +185,7 @@ static bool train(Run *r, Error *e) {
   if (i < last)
     printf("# stopped after step %lld as asked by %s%s\n", (long long)i, strsignal(signal),
            o->out && i > first ? "; --resume goes on from here" : "; nothing new is saved");
-  return true;
+  return run_report_profile(r, e);
 }
 
 /* What is printed is the result: it must have arrived. */

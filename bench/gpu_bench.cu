@@ -332,7 +332,7 @@ int main(int argc, char **argv) {
     return e.code;
   }
   size_t workspace = device_workspace_bytes(&b.dev, dt);
-  b.product = matmul_measure_rate(&b.dev, dt, b.rehearse ? 0.01 : 2);
+  b.product = matmul_measure_rate(&b.dev, dt, b.rehearse ? 0.01 : 2, NULL);
   b.dev.workspace = take(&b, (int64_t)workspace);
   b.dev.workspace_bytes = workspace;
   bench_rows(&b);

@@ -19,6 +19,7 @@ int main(void) {
 
 /* The headers come first, so that within the namespace only the operations themselves are compiled again. */
 #include "device/launch.cuh"
+#include "device/profile.h"
 #include "device/random.cuh"
 #include "ops/adamw.h"
 #include "ops/convert.h"

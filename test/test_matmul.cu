@@ -161,8 +161,8 @@ static void test_exact_integers(void **state) {
 }
 
 static void test_rate(void **state) {
-  double rate = matmul_measure_rate(&((Fixture *)*state)->dev, DT_FP32, 0.02);
-  double rate_bf16 = matmul_measure_rate(&((Fixture *)*state)->dev, DT_BF16, 0.02);
+  double rate = matmul_measure_rate(&((Fixture *)*state)->dev, DT_FP32, 0.02, NULL);
+  double rate_bf16 = matmul_measure_rate(&((Fixture *)*state)->dev, DT_BF16, 0.02, NULL);
   assert_true(isfinite(rate) && rate > 1e6 && isfinite(rate_bf16) && rate_bf16 > 1e6);
 }
 
@@ -176,7 +176,7 @@ static void check_linear_forward(Fixture *f, DType dt, bool bias, bool accumulat
   tensor_random(&b, 1, 3);
   tensor_random(&old, 4, 4);
   if (accumulate) tensor_random(&y, 4, 4);
-  Linear l = {in, out, on_device(&w), bias ? on_device(&b) : NULL, NULL, NULL};
+  Linear l = {"test", in, out, on_device(&w), bias ? on_device(&b) : NULL, NULL, NULL};
   linear_forward(&f->dev, dt, &l, on_device(&y), on_device(&x), rows, accumulate);
   assert_true(tensor_guards_whole(&y));
   for (int64_t i = 0; i < rows; i++) {
@@ -224,7 +224,8 @@ static void check_linear_backward(Fixture *f, DType dt, bool bias, int64_t rows,
   tensor_random(&db, 2, 5);
   tensor_random(&old_db, 2, 5);
   for (int64_t i = 0; i < rows; i++) tensor_set(&ones, i, 0, 1.0f);
-  Linear l = {in, out, on_device(&w), NULL, (float *)on_device(&dw), bias ? (float *)on_device(&db) : NULL};
+  Linear l = {
+      "test", in, out, on_device(&w), NULL, (float *)on_device(&dw), bias ? (float *)on_device(&db) : NULL};
   linear_backward_input(&f->dev, dt, &l, on_device(&dx), on_device(&dy), rows);
   linear_backward_weight(&f->dev, dt, &l, on_device(&dy), on_device(&x), rows);
   Product input = {dt, dt, false, false, false, rows, in, out};
@@ -258,7 +259,7 @@ static void test_linear_frozen(void **state) {
   tensor_random(&x, 1, 1);
   tensor_random(&dy, 1, 2);
   tensor_set(&db, 0, 0, 5);
-  Linear l = {1, 1, NULL, NULL, NULL, (float *)on_device(&db)};
+  Linear l = {"test", 1, 1, NULL, NULL, NULL, (float *)on_device(&db)};
   linear_backward_weight(&((Fixture *)*state)->dev, DT_FP32, &l, on_device(&dy), on_device(&x), 2);
   assert_true(tensor_get(&db, 0, 0) == 5);
   tensor_free(&x);
@@ -280,7 +281,7 @@ static void test_bias_gradient_of_many_rows(void **state) {
     tensor_set(&dweight, 0, j, 0);
     tensor_set(&dbias, 0, j, 0);
   }
-  Linear l = {1, out, NULL, NULL, (float *)on_device(&dweight), (float *)on_device(&dbias)};
+  Linear l = {"test", 1, out, NULL, NULL, (float *)on_device(&dweight), (float *)on_device(&dbias)};
   linear_backward_weight(&((Fixture *)*state)->dev, DT_FP32, &l, on_device(&dy), on_device(&x), rows);
   double expected = (double)0.1f * rows;
   for (int64_t j = 0; j < out; j++)

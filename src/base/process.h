@@ -12,6 +12,8 @@ extern "C" {
  * does not tell. */
 int64_t process_resident_bytes(void);
 int64_t process_peak_bytes(void);
+/* Seconds that processors have worked for the process, all threads together. */
+double process_cpu_seconds(void);
 
 #ifdef __cplusplus
 }

@@ -91,7 +91,7 @@ static const Flag flags[] = {
      "print the longest sequence that fits a card, and the flags for it, do not run"},
     {GROUP_MEMORY, "host-memory", INT(host_memory), "0", "BYTES",
      "with the two above: host memory that offloading may use; 0 = none", RANGE(0, (int64_t)1 << 50)},
-    {GROUP_MEMORY, "json", BOOL(json), "", NULL, "print the plan as JSON"},
+    {GROUP_MEMORY, "json", BOOL(json), "", NULL, "print the plan, or the profile, as JSON"},
 
     {GROUP_RUNNING, "device", STRING(device), "auto", NULL, "where to compute", .choices = "auto|cpu|cuda"},
     {GROUP_RUNNING, "threads", INT(threads), "0", "N", "CPU threads; 0 = all", RANGE(0, 4096)},
@@ -123,6 +123,8 @@ static const Flag flags[] = {
      RANGE(0, INT32_MAX)},
     {GROUP_RUNNING, "top-p", DOUBLE(top_p), "1", "X",
      "draw from the likeliest tokens that have this probability together", BOUNDS(0, 1), .above_low = true},
+    {GROUP_RUNNING, "profile", BOOL(profile), "", NULL,
+     "print at the end where the time went, by operation; written to --out too"},
     {GROUP_RUNNING, "dump-grads", STRING(dump_grads), "", "FILE",
      "write the first step's loss and gradients (safetensors) and stop"},
     {GROUP_RUNNING, "config", STRING(config), "", "FILE",

@@ -135,10 +135,10 @@ static bool check_memory(const Options *o, Error *e) {
         "--offload: found weights together with --%s, which needs all of them for every token.\n"
         "Leave one of the two out.",
         o->generate ? "generate" : "sample-every");
-  if (o->json && !o->plan && !o->max_seq_len_for)
-    return error_usage(e,
-                       "--json: found neither --plan nor --max-seq-len-for, the only things that are printed "
-                       "as JSON.\nAdd --plan, or leave --json out.");
+  if (o->json && !o->plan && !o->max_seq_len_for && !o->profile)
+    return error_usage(
+        e, "--json: found none of --plan, --max-seq-len-for and --profile, which can be printed as JSON.\n"
+           "Add one of them, or leave --json out.");
   if (o->plan_device && !o->plan)
     return error_usage(
         e, "--plan-device: found no --plan, the only thing that can be done for a card that is not "
@@ -178,6 +178,12 @@ static bool check_running(const Options *o, Error *e) {
                        "--dump-grads: found it with --out %s; it stops after the first step's gradients and "
                        "makes no run folder.\nLeave one of the two out.",
                        o->out);
+  if (o->profile && (o->eval_only || o->dump_grads || o->plan))
+    return error_usage(
+        e, "--profile: found it with --%s, which takes no training step.\nLeave one of the two out.",
+        o->eval_only ? "eval-only"
+        : o->plan    ? "plan"
+                     : "dump-grads");
   static const char *const of_training[] = {"steps", "stop-after", "save-every", "out"};
   for (size_t i = 0; o->eval_only && i < sizeof of_training / sizeof of_training[0]; i++)
     if (flags_typed(o, of_training[i]))

@@ -66,7 +66,7 @@ typedef struct Options {
   const char *plan_device;     /* of this card, or NULL: of the device that is here */
   const char *max_seq_len_for; /* print the longest sequence that fits this card, do not run; or NULL */
   int64_t host_memory;         /* bytes that may be planned with on the host; 0 = not said */
-  bool json;                   /* print it as JSON */
+  bool json;                   /* print the plan, or the profile, as JSON */
 
   /* Running */
   const char *device;     /* "auto", "cpu" or "cuda" */
@@ -86,6 +86,7 @@ typedef struct Options {
   double temperature;     /* of the draws; 0 = always the likeliest token */
   int64_t top_k;          /* only the so many likeliest tokens are drawn; 0 = all */
   double top_p;           /* only the likeliest, up to this probability together; 1 = all */
+  bool profile;           /* a table of where the time goes, at the end */
   const char *dump_grads; /* file for the first step's gradients */
   const char *config;     /* file of more flags; NULL = none */
   const char *help;       /* NULL = not asked for, "" = all flags, else the flag to explain */

@@ -152,7 +152,9 @@ bool run_open(Run *r, Error *e) {
   if (!open_schedule(r, shape, e)) return false;
   if (o->plan) return true;
   if (!check_out(r, e) || !open_saved_state(r, e) || !open_weights(r, e) || !open_data(r, e)) return false;
-  r->roof = matmul_measure_rate(&r->dev, shape.dtype, 0.03);
+  r->roof = r->roofs.flops = matmul_measure_rate(&r->dev, shape.dtype, 0.03, &r->roofs.flops_per_cpu_second);
+  if (o->profile) profile_open(&r->dev);
+  if (o->profile) r->roofs.bytes = profile_copy_rate(&r->dev, 0.1);
   r->libraries_bytes = process_resident_bytes();
   return model_open(&r->model, &r->config, r->schedule, &r->dev, false, e) && load_weights(r, e) &&
          peek_step(r, e) && peek_evaluation(r, e) && read_ahead(r, e);
@@ -285,7 +287,7 @@ bool run_rescue(Run *r, int64_t done, Error *e) {
 /* ---- what is printed ---- */
 
 void run_print_plan(const Run *r) {
-  if (r->o.json) {
+  if (r->o.plan && r->o.json) {
     plan_json(stdout, r->schedule->plan);
     return;
   }
@@ -333,4 +335,36 @@ void run_print_start(const Run *r) {
            (long long)dataloader_windows(r->train));
   if (r->resumed.path[0])
     printf("# resumed after step %lld from %s\n", (long long)run_first(r), r->resumed.path);
+}
+
+void run_measure_roofs(Run *r) {
+  if (!r->dev.profile || r->dev.kind != DEVICE_CPU)
+    return; /* a GPU is steadier, and its memory may be full */
+  double per_cpu, flops = matmul_measure_rate(&r->dev, r->schedule->shape.dtype, 0.2, &per_cpu);
+  double bytes = profile_copy_rate(&r->dev, 0.1);
+  if (flops > r->roofs.flops) r->roofs.flops = flops;
+  if (per_cpu > r->roofs.flops_per_cpu_second) r->roofs.flops_per_cpu_second = per_cpu;
+  if (bytes > r->roofs.bytes) r->roofs.bytes = bytes;
+}
+
+static bool write_profile(const Run *r, Error *e) {
+  char path[RUN_PATH + 16], *text = NULL;
+  size_t size;
+  FILE *f = open_memstream(&text, &size);
+  CHECK(f, "out of memory for profile.json");
+  profile_json(f, &r->dev, r->roofs);
+  CHECK(fclose(f) == 0, "out of memory for profile.json");
+  snprintf(path, sizeof path, "%s/profile.json", r->o.out);
+  bool ok = file_write_text(path, text, e);
+  free(text);
+  return ok;
+}
+
+bool run_report_profile(Run *r, Error *e) {
+  if (!r->dev.profile) return true;
+  if (r->o.json)
+    profile_json(stdout, &r->dev, r->roofs);
+  else
+    profile_print(stdout, &r->dev, r->roofs);
+  return !r->o.out || write_profile(r, e) || run_go_on(r, e);
 }

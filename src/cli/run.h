@@ -7,6 +7,7 @@
 #include "base/version.h" /* VERSION */
 #include "cli/options.h"
 #include "cli/saved_state.h"
+#include "device/profile.h" /* ProfileRoofs */
 #include "io/log.h"
 #include "io/safetensors.h"
 #include "llama/model.h"
@@ -31,6 +32,7 @@ typedef struct Run {
   Signals *signals;
   int lock;                /* of the run folder; -1 = none */
   double roof;             /* FLOP/s of the device's matrix product, measured at start */
+  ProfileRoofs roofs;      /* of a profile: the best that were measured so far */
   int64_t libraries_bytes; /* resident before the arena: the program and what its libraries took */
   int64_t tokens;          /* trained on since step 1 */
   int64_t bad_steps;       /* steps in a row whose loss or gradient was not finite */
@@ -69,6 +71,10 @@ bool run_go_on(Run *r, const Error *e);
 void run_print_plan(const Run *r);
 /* The configuration, the parameters, the plan, the data. */
 void run_print_start(const Run *r);
+/* With --profile: measures the roofs once more, between steps. */
+void run_measure_roofs(Run *r);
+/* Prints the profile, and writes it to profile.json in the run folder. Nothing without --profile. */
+bool run_report_profile(Run *r, Error *e);
 
 #ifdef __cplusplus
 }

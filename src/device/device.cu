@@ -7,6 +7,7 @@
 
 #include "device/device_cpu.h"
 #include "device/host_memory.h" // defines: host_pages_alloc, host_pages_free, host_free_bytes
+#include "device/profile.h"
 #ifdef __CUDACC__
 #include "device/device_cuda.h"
 #define ON_CUDA(dev, ...)                                                                                    \
@@ -58,6 +59,7 @@ void device_close(Device *dev) {
   for (int i = 0; i < DEVICE_EXTRAS; i++)
     if (dev->extra[i].data) dev->extra[i].close(dev->extra[i].data);
   ON_CUDA(dev, cuda_close(dev));
+  profile_close(dev);
   memset(dev, 0, sizeof *dev);
 }
 
@@ -108,14 +110,27 @@ void device_synchronize(Device *dev) {
 }
 
 void device_copy(Device *dev, void *dst, const void *src, size_t bytes, CopyKind kind) {
-  (void)kind; /* all the same on the CPU */
-  ON_CUDA(dev, cuda_copy(dev, dst, src, bytes, kind); return );
-  cpu_copy(dev, dst, src, bytes);
+  double begin = profile_begin(dev);
+#ifdef __CUDACC__
+  if (dev->kind == DEVICE_CUDA)
+    cuda_copy(dev, dst, src, bytes, kind);
+  else
+#endif
+    cpu_copy(dev, dst, src, bytes);
+  /* the bus between host and device is no part of the memory's roof */
+  profile_end(dev, begin, "copy", kind == COPY_ON_DEVICE ? "" : "to or from host", 0,
+              kind == COPY_ON_DEVICE ? 2.0 * (double)bytes : 0);
 }
 
 void device_fill(Device *dev, void *p, int byte, size_t bytes) {
-  ON_CUDA(dev, cuda_fill(dev, p, byte, bytes); return );
-  cpu_fill(dev, p, byte, bytes);
+  double begin = profile_begin(dev);
+#ifdef __CUDACC__
+  if (dev->kind == DEVICE_CUDA)
+    cuda_fill(dev, p, byte, bytes);
+  else
+#endif
+    cpu_fill(dev, p, byte, bytes);
+  profile_end(dev, begin, "fill", "", 0, (double)bytes);
 }
 
 void device_copy_async(Device *dev, void *dst, const void *src, size_t bytes, CopyKind kind) {

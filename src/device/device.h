@@ -36,6 +36,7 @@ typedef struct Device {
   char name[128];          /* for the configuration that is printed */
   struct CudaDevice *cuda; /* what only a CUDA device has (device_cuda.h); NULL on the CPU */
   DeviceExtra extra[DEVICE_EXTRAS];
+  struct Profile *profile; /* times of the operations (profile.h); NULL = they are not taken */
 } Device;
 
 /* Of every GPU: see max_chunk_rows, and the bytes of its workspace, which are what cublasLt asks for on

@@ -1,10 +1,11 @@
-/* The CPU device. Its memory is the host's, its operations run on OpenMP threads and OpenBLAS. */
+/* The CPU device. Its memory is the host's, its operations run on OpenMP threads, its products by a BLAS. */
 #include "device/device_cpu.h"
 
-#include <cblas.h> // defines: openblas_get_parallel
 #include <omp.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "device/blas.h" /* defines: openblas_get_parallel */
 
 /* What the operations need at most, at a time: matrix products keep three fp32 tiles of 4 MiB for bf16
  * operands, reductions keep no more than REDUCTION_WORKSPACE (launch.cuh). Neither grows with the threads or
@@ -33,7 +34,7 @@ static void cpu_name(char *name, size_t size) {
 }
 
 void cpu_open(Device *dev) {
-  if (openblas_get_parallel() != 2 /* OPENBLAS_OPENMP */)
+  if (openblas_get_parallel && openblas_get_parallel() != OPENBLAS_WITH_OPENMP)
     fprintf(stderr, "# warning: OpenBLAS is not its OpenMP build, which costs up to 3x in speed; install "
                     "libopenblas-openmp-dev and remove libopenblas0-pthread\n");
   dev->kind = DEVICE_CPU;

@@ -58,6 +58,7 @@ static Norm norm_of(const Model *m, int64_t unit, const ParamSpec *spec, bool gr
 static Linear linear_of(const Model *m, int64_t unit, const ParamSpec *weight, const ParamSpec *bias,
                         bool gradients) {
   Linear l = {};
+  l.name = weight->name;
   l.in = weight->cols;
   l.out = weight->rows;
   l.weight = weight_of(m, unit, weight);

@@ -58,6 +58,7 @@ static Linear gather_qkv(Model *m, const Linear *whole, int64_t group) {
                   (size_t)p.width * dtype_size(dt), COPY_ON_DEVICE);
   }
   Linear l = {};
+  l.name = whole->name;
   l.in = whole->in;
   l.out = g.qkv;
   l.weight = weight;
@@ -136,6 +137,7 @@ static Linear gather_o(Model *m, const Linear *whole, int64_t group) {
   DType dt = m->schedule->shape.dtype;
   Group g = group_of(m);
   Linear l = {};
+  l.name = whole->name;
   void *weight = buffer(m, m->schedule->group.weights);
   copy_columns(m->dev, dt, weight, g.q, column((void *)whole->weight, group * g.q, dt), whole->in, g.q,
                whole->out);

@@ -5,6 +5,7 @@
 
 #include "llama/layer.h" /* defines: layer_forward, layer_backward, gradients_ready, and mst_chunk.cuh's */
 #include "memory/offload.h"
+#include "ops/attention.h" /* defines: attention_pairs */
 #include "ops/convert.h"
 #include "ops/embedding.h"
 
@@ -165,6 +166,7 @@ static LmHead lm_head(const Model *m, bool gradients) {
   head.V = c->V;
   head.norm = Norm{model_weight(m, last, norm), NULL, (float)c->norm_eps};
   if (gradients) head.norm.dw = model_gradient(m, last, norm);
+  head.logits.name = "head";
   head.logits.in = c->C;
   head.logits.out = c->V;
   head.logits.weight = model_weight(m, unit, weight);
@@ -425,10 +427,7 @@ double model_step_flops(const Config *c, int64_t sequences, int64_t T) {
   double layer_products = C * (q + 2 * kv) + q * C + 3 * C * (double)c->FF;
   double forward = 2 * tokens * ((double)c->L * layer_products + C * (double)c->V);
   for (int64_t l = 0; l < c->L; l++) {
-    /* query-key pairs of a sequence: a triangle, cut to a band by a window */
-    double W = (double)(c->layers[l].window ? c->layers[l].window : T), t = (double)T;
-    double pairs = W < t ? W * (W + 1) / 2 + (t - W) * W : t * (t + 1) / 2;
-    forward += 4 * q * pairs * (double)sequences;
+    forward += 4 * q * attention_pairs(T, c->layers[l].window) * (double)sequences;
   }
   return 3 * forward; /* a backward is two forwards */
 }

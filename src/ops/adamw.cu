@@ -6,6 +6,7 @@
 #include "ops/adamw.h"
 
 #include "device/launch.cuh" // defines: launch_rows, element_rows, row_elements
+#include "device/profile.h"
 #include "device/random.cuh" // defines: random_element, round_stochastic
 #include "ops/dynamic_map.cuh"
 
@@ -130,9 +131,15 @@ template <class T> struct AdamW8Update {
   }
 };
 
+/* Bytes that an update reads and writes, an element. */
+static double bytes_an_element(const AdamWTensor *t) {
+  return 2.0 * (double)dtype_size(t->dtype) + (t->master ? 8 : 0) + 4 + 4.0 * (double)dtype_size(t->moments);
+}
+
 void adamw_update(Device *dev, const AdamWTensor *t, const AdamW *a) {
   CHECK(a->step >= 1 && a->step <= UINT32_MAX && t->id >= 0 && t->id <= UINT32_MAX,
         "update %lld of tensor %lld: both have to fit 32 bits", (long long)a->step, (long long)t->id);
+  double begin = profile_begin(dev);
   Factors f;
   f.keep = (float)(t->decay ? 1.0 - a->lr * a->weight_decay : 1.0);
   f.step_size = (float)(a->lr / (1.0 - pow(a->beta1, (double)a->step)));
@@ -142,19 +149,19 @@ void adamw_update(Device *dev, const AdamWTensor *t, const AdamW *a) {
   f.rest2 = (float)(1.0 - a->beta2);
   f.eps = (float)a->eps;
   f.grad_scale = a->grad_scale;
-  if (t->moments == DT_U8) {
+  if (t->moments == DT_U8)
     DISPATCH(
         t->dtype, T,
         launch_rows(dev, element_rows(t->n),
                     AdamW8Update<T>{(T *)t->param, t->master, t->grad, (code8 *)t->m, (code8 *)t->v,
                                     t->m_absmax, t->v_absmax, t->n, f, a->seed, t->id, a->step, t->first}));
-    return;
-  }
-  DISPATCH(t->dtype, T,
-           DISPATCH(t->moments, M,
-                    launch_rows(dev, element_rows(t->n),
-                                AdamWUpdate<T, M>{(T *)t->param, t->master, t->grad, (M *)t->m, (M *)t->v,
-                                                  t->n, f, a->seed, t->id, a->step, t->first})));
+  else
+    DISPATCH(t->dtype, T,
+             DISPATCH(t->moments, M,
+                      launch_rows(dev, element_rows(t->n),
+                                  AdamWUpdate<T, M>{(T *)t->param, t->master, t->grad, (M *)t->m, (M *)t->v,
+                                                    t->n, f, a->seed, t->id, a->step, t->first})));
+  profile_end(dev, begin, "adamw", "", 0, (double)t->n * bytes_an_element(t));
 }
 
 /* ---- sum of squares ---- */
@@ -176,17 +183,18 @@ template <class T> struct SquaresOfPieces {
 };
 
 double sum_of_squares(Device *dev, const void *x, DType dt, int64_t n) {
-  double total = 0, sums[PIECES];
+  double begin = profile_begin(dev), total = 0, sums[PIECES];
   CHECK(dev->workspace_bytes >= sizeof sums, "sum_of_squares: %zu bytes of workspace, %zu are needed",
         dev->workspace_bytes, sizeof sums);
-  for (int64_t begin = 0; begin < n; begin += PIECES * PIECE) {
-    int64_t left = n - begin, pieces = (left + PIECE - 1) / PIECE;
+  for (int64_t first = 0; first < n; first += PIECES * PIECE) {
+    int64_t left = n - first, pieces = (left + PIECE - 1) / PIECE;
     if (pieces > PIECES) pieces = PIECES;
     DISPATCH(
         dt, T,
-        launch_rows(dev, pieces, SquaresOfPieces<T>{(double *)dev->workspace, (const T *)x + begin, left}));
+        launch_rows(dev, pieces, SquaresOfPieces<T>{(double *)dev->workspace, (const T *)x + first, left}));
     device_copy(dev, sums, dev->workspace, (size_t)pieces * sizeof *sums, COPY_FROM_DEVICE);
     for (int64_t i = 0; i < pieces; i++) total += sums[i];
   }
+  profile_end(dev, begin, "gradient norm", "", 0, (double)n * (double)dtype_size(dt));
   return total;
 }

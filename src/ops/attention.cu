@@ -1,4 +1,5 @@
 /* Which implementation of the attention takes a shape. */
+#include "device/profile.h"
 #include "ops/attention_cpu.h"
 #include "ops/attention_planned.h"
 #ifdef __CUDACC__
@@ -75,15 +76,25 @@ size_t attention_backward_workspace(const Device *dev, DType dt, const Attention
   return chosen(dev, dt, s)->backward_workspace(dev, dt, s);
 }
 
+/* Floating-point operations of that many products of queries and keys; what a mask hides is not counted, but
+ * what documents hide from each other is. */
+static double flops(const AttentionShape *s, int products) {
+  return 2.0 * products * (double)(s->B * s->NH * s->HS) * attention_pairs(s->T, s->window);
+}
+
 void attention_forward(Device *dev, DType dt, void *o, float *lse, Heads q, Heads k, Heads v,
                        const AttentionShape *s, void *workspace) {
   check_documents(s);
+  double begin = profile_begin(dev);
   chosen(dev, dt, s)->forward(dev, dt, o, lse, q, k, v, s, workspace);
+  profile_end(dev, begin, "attention", "forward", flops(s, 2), 0);
 }
 
 void attention_backward(Device *dev, DType dt, Heads dq, Heads dk, Heads dv, const void *dout, const void *o,
                         const float *lse, Heads q, Heads k, Heads v, const AttentionShape *s,
                         void *workspace) {
   check_documents(s);
+  double begin = profile_begin(dev);
   chosen(dev, dt, s)->backward(dev, dt, dq, dk, dv, dout, o, lse, q, k, v, s, workspace);
+  profile_end(dev, begin, "attention", "backward", flops(s, 5), 0);
 }

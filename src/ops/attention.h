@@ -24,6 +24,12 @@ typedef struct Heads {
   int64_t ld;
 } Heads;
 
+/* Pairs of a query and a key it sees, of one head of one sequence: a triangle, cut to a band by a window. */
+static inline double attention_pairs(int64_t T, int64_t window) {
+  double t = (double)T, w = window > 0 && window < T ? (double)window : t;
+  return w * (w + 1) / 2 + (t - w) * w;
+}
+
 /* Row strides of the six tensors of heads. */
 typedef struct AttentionStrides {
   int64_t q, k, v, dq, dk, dv;

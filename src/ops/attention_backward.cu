@@ -4,10 +4,10 @@
  * over the keys: one lane can do both in one pass over a key/value head when dq is fp32 memory that it can
  * add to (5 products a pair of blocks); else a second pass computes dq (7 products), and then every block of
  * keys or queries is one lane's own. Sums always have one owner and one order: no atomics. */
-#include <cblas.h>
 #include <omp.h>
 #include <string.h>
 
+#include "device/blas.h"           // defines: cblas_sgemm
 #include "ops/attention_tiles.cuh" // defines: Span, keys_of, queries_of, columns_of, tile_load, ...
 
 /* The operands of one call. */

@@ -1,10 +1,10 @@
 /* Forward of the attention on the CPU: o = softmax(scale q k^T + mask) v, one block of queries at a time
  * over the blocks of keys it sees, with the running maximum and sum of FlashAttention-2 (arXiv 2307.08691,
  * algorithm 1). Tiles are multiplied by sgemm, which runs on one core inside a parallel region. */
-#include <cblas.h>
 #include <math.h>
 #include <omp.h>
 
+#include "device/blas.h"           // defines: cblas_sgemm
 #include "ops/attention_tiles.cuh" // defines: Span, keys_of, columns_of, tile_load, tile_store, ...
 
 /* The operands of one call. */

@@ -3,6 +3,7 @@
 #include "ops/cross_entropy.h"
 
 #include "device/launch.cuh" // defines: launch_rows
+#include "device/profile.h"
 
 /* The numbers of one row that its loss and gradient are made of. */
 struct Softmax {
@@ -65,11 +66,16 @@ template <class T> struct CrossEntropyForwardBackward {
 
 void cross_entropy_forward(Device *dev, DType dt, float *losses, const void *logits, const int32_t *targets,
                            int64_t rows, int64_t V) {
+  double begin = profile_begin(dev);
   DISPATCH(dt, T, launch_rows(dev, rows, CrossEntropyForward<T>{losses, (const T *)logits, targets, V}));
+  profile_end(dev, begin, "cross entropy", "forward", 0, (double)(rows * V) * (double)dtype_size(dt));
 }
 
 void cross_entropy_forward_backward(Device *dev, DType dt, float *losses, void *logits,
                                     const int32_t *targets, int64_t rows, int64_t V, float scale) {
+  double begin = profile_begin(dev);
   DISPATCH(dt, T,
            launch_rows(dev, rows, CrossEntropyForwardBackward<T>{losses, (T *)logits, targets, V, scale}));
+  profile_end(dev, begin, "cross entropy", "forward and gradient", 0,
+              2.0 * (double)(rows * V) * (double)dtype_size(dt));
 }

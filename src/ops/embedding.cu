@@ -3,6 +3,7 @@
 #include "ops/embedding.h"
 
 #include "device/launch.cuh" // defines: launch_rows
+#include "device/profile.h"
 
 template <class T> struct EmbeddingForward {
   T *out;                /* [rows, C] */
@@ -75,22 +76,36 @@ template <class T> struct EmbeddingBackwardOfToken {
 
 void embedding_forward(Device *dev, DType dt, void *out, const void *table, const int32_t *tokens,
                        int64_t rows, int64_t C) {
+  double begin = profile_begin(dev);
   DISPATCH(dt, T, launch_rows(dev, rows, EmbeddingForward<T>{(T *)out, (const T *)table, tokens, C}));
+  profile_end(dev, begin, "embedding", "forward", 0, 2.0 * (double)(rows * C) * (double)dtype_size(dt));
+}
+
+/* On the CPU. Wide blocks read memory in long runs; narrow ones would have threads write to the same cache
+ * lines. */
+template <class T>
+static void backward_of_columns(Device *dev, float *dtable, const T *dout, const int32_t *tokens,
+                                int64_t rows, int64_t C) {
+  int64_t width = (C + dev->threads - 1) / dev->threads;
+  width = (width + 31) / 32 * 32;
+  launch_rows(dev, (C + width - 1) / width, EmbeddingBackward<T>{dtable, dout, tokens, rows, C, width});
+}
+
+template <class T>
+static void backward(Device *dev, float *dtable, const T *dout, const int32_t *tokens, int64_t rows,
+                     int64_t C) {
+#ifdef HAS_BLOCKS
+  if (dev->kind == DEVICE_CUDA) {
+    launch_blocks(dev, rows, EmbeddingBackwardOfToken<T>{dtable, dout, tokens, rows, C});
+    return;
+  }
+#endif
+  backward_of_columns(dev, dtable, dout, tokens, rows, C);
 }
 
 void embedding_backward(Device *dev, DType dt, float *dtable, const void *dout, const int32_t *tokens,
                         int64_t rows, int64_t C) {
-#ifdef HAS_BLOCKS
-  if (dev->kind == DEVICE_CUDA) {
-    DISPATCH(dt, T,
-             launch_blocks(dev, rows, EmbeddingBackwardOfToken<T>{dtable, (const T *)dout, tokens, rows, C}));
-    return;
-  }
-#endif
-  /* Wide blocks read memory in long runs; narrow ones would have threads write to the same cache lines. */
-  int64_t width = (C + dev->threads - 1) / dev->threads;
-  width = (width + 31) / 32 * 32;
-  DISPATCH(dt, T,
-           launch_rows(dev, (C + width - 1) / width,
-                       EmbeddingBackward<T>{dtable, (const T *)dout, tokens, rows, C, width}));
+  double begin = profile_begin(dev);
+  DISPATCH(dt, T, backward(dev, dtable, (const T *)dout, tokens, rows, C));
+  profile_end(dev, begin, "embedding", "backward", 0, (double)(rows * C) * (double)(dtype_size(dt) + 8));
 }

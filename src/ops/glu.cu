@@ -7,6 +7,7 @@
 #include "ops/glu.h"
 
 #include "device/launch.cuh" // defines: launch_rows
+#include "device/profile.h"
 
 static constexpr float GELU_LINEAR = 1.5957691216f; /* 2 sqrt(2/pi) */
 static constexpr float GELU_CUBIC = 0.0713548163f;  /* that times 0.044715 */
@@ -51,15 +52,19 @@ template <class T, Activation ACT> struct GluBackward {
 };
 
 void glu_forward(Device *dev, DType dt, Activation act, void *h, const void *gu, int64_t rows, int64_t FF) {
+  double begin = profile_begin(dev);
   if (act == ACT_SILU)
     DISPATCH(dt, T, launch_rows(dev, rows, GluForward<T, ACT_SILU>{(T *)h, (const T *)gu, FF}));
   else
     DISPATCH(dt, T, launch_rows(dev, rows, GluForward<T, ACT_GELU_TANH>{(T *)h, (const T *)gu, FF}));
+  profile_end(dev, begin, "glu", "forward", 0, 3.0 * (double)(rows * FF) * (double)dtype_size(dt));
 }
 
 void glu_backward(Device *dev, DType dt, Activation act, void *gu, const void *dh, int64_t rows, int64_t FF) {
+  double begin = profile_begin(dev);
   if (act == ACT_SILU)
     DISPATCH(dt, T, launch_rows(dev, rows, GluBackward<T, ACT_SILU>{(T *)gu, (const T *)dh, FF}));
   else
     DISPATCH(dt, T, launch_rows(dev, rows, GluBackward<T, ACT_GELU_TANH>{(T *)gu, (const T *)dh, FF}));
+  profile_end(dev, begin, "glu", "backward", 0, 5.0 * (double)(rows * FF) * (double)dtype_size(dt));
 }

@@ -1,7 +1,8 @@
 /* A linear layer and its gradients: matrix products, and the rows and column sums of the bias. */
 #include "ops/linear.h"
 #include "device/launch.cuh" // defines: launch_rows, launch_column_sums, DISPATCH
-#include "ops/matmul.h"      // defines: Matrix, matmul
+#include "device/profile.h"
+#include "ops/matmul.h" // defines: Matrix, matmul
 
 /* Row of y [rows, n] = bias [n] + (accumulate ? y : 0). */
 template <class T> struct PutBias {
@@ -32,25 +33,36 @@ static Matrix matrix(const void *data, DType dt, int64_t ld) {
   return Matrix{(void *)data, dt, ld};
 }
 
+/* Floating-point operations of each of the three products below. */
+static double flops(const Linear *l, int64_t rows) {
+  return 2.0 * (double)rows * (double)l->in * (double)l->out;
+}
+
 void linear_forward(Device *dev, DType dt, const Linear *l, void *y, const void *x, int64_t rows,
                     bool accumulate) {
+  double begin = profile_begin(dev);
   /* the bias goes in first, so that its sum with the product is rounded once */
   if (l->bias)
     DISPATCH(dt, T, launch_rows(dev, rows, PutBias<T>{(T *)y, (const T *)l->bias, l->out, accumulate}));
   matmul(dev, matrix(y, dt, l->out), matrix(x, dt, l->in), false, matrix(l->weight, dt, l->in), true, rows,
          l->out, l->in, accumulate || l->bias != NULL);
+  profile_end(dev, begin, l->name, "forward", flops(l, rows), 0);
 }
 
 void linear_backward_input(Device *dev, DType dt, const Linear *l, void *dx, const void *dy, int64_t rows) {
+  double begin = profile_begin(dev);
   matmul(dev, matrix(dx, dt, l->in), matrix(dy, dt, l->out), false, matrix(l->weight, dt, l->in), false, rows,
          l->in, l->out, false);
+  profile_end(dev, begin, l->name, "dx", flops(l, rows), 0);
 }
 
 void linear_backward_weight(Device *dev, DType dt, const Linear *l, const void *dy, const void *x,
                             int64_t rows) {
   if (!l->dweight) return;
+  double begin = profile_begin(dev);
   matmul(dev, matrix(l->dweight, DT_FP32, l->in), matrix(dy, dt, l->out), true, matrix(x, dt, l->in), false,
          l->out, l->in, rows, true);
   if (l->dbias)
     DISPATCH(dt, T, launch_column_sums(dev, rows, l->out, 1, &l->dbias, SumRow<T>{(const T *)dy, l->out}));
+  profile_end(dev, begin, l->name, "dweight", flops(l, rows), 0);
 }

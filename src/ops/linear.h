@@ -9,6 +9,7 @@ extern "C" {
 #endif
 
 typedef struct Linear {
+  const char *name;   /* in a profile; a literal */
   int64_t in, out;    /* widths */
   const void *weight; /* [out, in] */
   const void *bias;   /* [out] or NULL */

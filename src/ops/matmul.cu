@@ -1,11 +1,12 @@
-/* Matrix products: on CUDA by cublasLt (matmul_cuda.cu), on the CPU by OpenBLAS' sgemm, directly for fp32 and
+/* Matrix products: on CUDA by cublasLt (matmul_cuda.cu), on the CPU by sgemm, directly for fp32 and
  * on converted tiles for bf16. */
-#include <cblas.h>
 #include <limits.h>
 #include <string.h>
 #include <time.h>
 
 #include "ops/matmul.h"
+#include "base/process.h"   // defines: process_cpu_seconds
+#include "device/blas.h"    // defines: cblas_sgemm
 #include "device/group.cuh" // defines: bf16, value, store
 #include "ops/convert.h"    // defines: fill_constant, fill_normal
 #ifdef __CUDACC__
@@ -131,7 +132,7 @@ static double seconds_now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-double matmul_measure_rate(Device *dev, DType dt, double seconds) {
+double matmul_measure_rate(Device *dev, DType dt, double seconds, double *per_cpu_second) {
   /* large enough for a GPU's full rate; a CPU reaches its own sooner */
   const int64_t n = dev->kind == DEVICE_CPU ? 1024 : 8192;
   size_t bytes = (size_t)(n * n) * dtype_size(dt);
@@ -152,15 +153,17 @@ double matmul_measure_rate(Device *dev, DType dt, double seconds) {
   }
   matmul(dev, m[0], m[1], false, m[2], true, n, n, n, false); /* makes the plan */
   device_synchronize(dev);
-  double best = 0, start = seconds_now(), now = start;
+  double best = 0, flops = 0, cpu = process_cpu_seconds(), start = seconds_now(), now = start;
   do {
     double begin = now;
     matmul(dev, m[0], m[1], false, m[2], true, n, n, n, false);
     device_synchronize(dev);
     now = seconds_now();
-    double rate = 2.0 * (double)n * (double)n * (double)n / (now - begin);
-    if (rate > best) best = rate;
+    double product = 2.0 * (double)n * (double)n * (double)n;
+    if (product / (now - begin) > best) best = product / (now - begin);
+    flops += product;
   } while (now - start < seconds);
+  if (per_cpu_second) *per_cpu_second = flops / (process_cpu_seconds() - cpu);
   for (int i = 0; i < 3; i++) device_free(dev, m[i].data, bytes);
   device_free(dev, dev->workspace, dev->workspace_bytes);
   dev->workspace = planned;

@@ -22,8 +22,9 @@ void matmul(Device *dev, Matrix out, Matrix a, bool transpose_a, Matrix b, bool 
             int64_t N, int64_t K, bool accumulate);
 
 /* Rate of the product of two matrices of type dt into a third, in FLOP/s, measured over about `seconds` on
- * square matrices that it allocates. */
-double matmul_measure_rate(Device *dev, DType dt, double seconds);
+ * square matrices that it allocates: the best. per_cpu_second, where it is given: the same for a second that
+ * one processor works for this process, which other processes hardly change; the mean. */
+double matmul_measure_rate(Device *dev, DType dt, double seconds, double *per_cpu_second);
 
 #ifdef __cplusplus
 }

@@ -5,6 +5,7 @@
 #include "ops/qk_prepare.h"
 
 #include "device/launch.cuh" // defines: launch_rows, launch_column_sums
+#include "device/profile.h"
 
 /* cos and sin of one row's angles: the group's scratch, each [HS/2]. */
 struct Angles {
@@ -143,20 +144,28 @@ static void check_heads(const QkPrepare *p) {
   CHECK(!p->q_norm == !p->k_norm, "q_norm and k_norm go together");
 }
 
+/* Bytes of the queries and keys of all rows. */
+static double heads_bytes(const QkPrepare *p, int64_t rows, DType dt) {
+  return (double)(rows * (p->NH + p->NKV) * p->HS) * (double)dtype_size(dt);
+}
+
 void qk_prepare_forward(Device *dev, DType dt, void *qk, int64_t ld_qk, const void *qkv, int64_t ld_qkv,
                         const QkPrepare *p, int64_t rows) {
   check_heads(p);
+  double begin = profile_begin(dev);
   DISPATCH(dt, T, launch_rows(dev, rows, QkForward<T>{(T *)qk, (const T *)qkv, ld_qk, ld_qkv, *p}));
+  profile_end(dev, begin, "qk_prepare", "forward", 0, 2 * heads_bytes(p, rows, dt));
 }
 
 void qk_prepare_backward(Device *dev, DType dt, void *dqkv, const void *qkv, int64_t ld, const QkPrepare *p,
                          int64_t rows) {
   check_heads(p);
-  if (!p->q_norm) {
-    DISPATCH(dt, T, launch_rows(dev, rows, RopeBackward<T>{(T *)dqkv, ld, *p}));
-    return;
-  }
+  double begin = profile_begin(dev);
   float *dw[2] = {p->dq_norm, p->dk_norm};
-  DISPATCH(dt, T,
-           launch_column_sums(dev, rows, p->HS, 2, dw, QkBackward<T>{(T *)dqkv, (const T *)qkv, ld, *p}));
+  if (p->q_norm)
+    DISPATCH(dt, T,
+             launch_column_sums(dev, rows, p->HS, 2, dw, QkBackward<T>{(T *)dqkv, (const T *)qkv, ld, *p}));
+  else
+    DISPATCH(dt, T, launch_rows(dev, rows, RopeBackward<T>{(T *)dqkv, ld, *p}));
+  profile_end(dev, begin, "qk_prepare", "backward", 0, (p->q_norm ? 3 : 2) * heads_bytes(p, rows, dt));
 }

@@ -5,6 +5,7 @@
 #include "ops/rmsnorm.h"
 
 #include "device/launch.cuh" // defines: launch_rows, launch_column_sums
+#include "device/profile.h"
 
 template <class G, class T> HD float inverse_rms(G g, const T *x, int64_t n, float eps) {
   return 1.f / sqrtf(g.sum(
@@ -66,13 +67,18 @@ template <class T> struct RmsnormBackward {
 
 void rmsnorm_forward(Device *dev, DType dt, void *y, const void *x, const void *w, int64_t rows, int64_t n,
                      float eps) {
+  double begin = profile_begin(dev);
   DISPATCH(dt, T, launch_rows(dev, rows, RmsnormForward<T>{(T *)y, (const T *)x, (const T *)w, n, eps}));
+  profile_end(dev, begin, "rmsnorm", "forward", 0, 2.0 * (double)(rows * n) * (double)dtype_size(dt));
 }
 
 void rmsnorm_backward(Device *dev, DType dt, void *dx, float *dw, const void *dy, const void *x,
                       const void *w, int64_t rows, int64_t n, float eps, bool accumulate) {
+  double begin = profile_begin(dev);
   DISPATCH(dt, T,
            launch_column_sums(
                dev, rows, n, 1, &dw,
                RmsnormBackward<T>{(T *)dx, (const T *)dy, (const T *)x, (const T *)w, n, eps, accumulate}));
+  profile_end(dev, begin, "rmsnorm", "backward", 0,
+              (accumulate ? 4.0 : 3.0) * (double)(rows * n) * (double)dtype_size(dt));
 }
