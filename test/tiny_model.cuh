@@ -68,7 +68,25 @@ static inline void tiny_data(StepBatch *step, int64_t V) {
   }
 }
 
-/* Opens a model with random weights and data; panics when it cannot. */
+/* Documents of these lengths fill the sequences in turn: the last token of each, and of each sequence, has no
+ * target. */
+static inline void tiny_documents(StepBatch *step, const int64_t *lengths, int64_t count) {
+  step->valid_targets = 0;
+  for (int64_t row = 0, k = 0; row < step->A * step->B; row++)
+    for (int64_t t = 0, end; t < step->T; t = end) {
+      int64_t length = lengths[k++ % count];
+      end = length < step->T - t ? t + length : step->T;
+      for (int64_t i = t; i < end; i++) {
+        int64_t at = row * step->T + i;
+        step->starts[at] = (int32_t)t;
+        step->positions[at] = (int32_t)(i - t);
+        if (i == end - 1) step->targets[at] = TARGET_IGNORED;
+        step->valid_targets += step->targets[at] != TARGET_IGNORED;
+      }
+    }
+}
+
+/* Opens a model with random weights and data, in documents when it is packed; panics when it cannot. */
 static inline void tiny_open(TinyModel *t, Config config, RunShape shape) {
   Error e = {};
   *t = TinyModel{};
@@ -80,6 +98,8 @@ static inline void tiny_open(TinyModel *t, Config config, RunShape shape) {
   model_init(&t->model, 7);
   t->step = model_step_batch(&t->model, shape.A);
   tiny_data(&t->step, t->config.V);
+  static const int64_t lengths[] = {5, 1, 9, 3, 16};
+  if (shape.pack) tiny_documents(&t->step, lengths, sizeof lengths / sizeof *lengths);
 }
 
 static inline void tiny_close(TinyModel *t) {

@@ -34,6 +34,9 @@ typedef struct Options {
   const char *train;  /* globs of the training data; NULL = the built-in demo text */
   const char *val;    /* globs of the validation data */
   int shuffle;        /* 1: the training data are shuffled by seed; 0: in the order of their files */
+  bool pack;          /* attention and positions stay within a document */
+  int64_t
+      document_token; /* starts a document in files that do not mark it; -1 = the model's BOS, in shards */
   int64_t seq_len;    /* T, tokens a sequence */
   int64_t batch;      /* B, sequences a micro-batch */
   int64_t grad_accum; /* micro-batches an optimizer step */
