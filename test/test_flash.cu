@@ -110,6 +110,12 @@ static void test_documents_in_blocks(void **) {
   }
 }
 
+static void test_other_documents_are_skipped_in_blocks(void **) {
+  Device dev = emulated_device();
+  check_skipped(&dev, DT_FP32, true);
+  check_skipped(&dev, DT_BF16, true);
+}
+
 enum { FAR_T = 33, FAR_HS = 64 };
 
 /* Address space of which only what is touched becomes memory. */
@@ -153,9 +159,13 @@ static void test_rows_far_apart(void **) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_head_sizes_bf16),      cmocka_unit_test(test_head_sizes_fp32),
-      cmocka_unit_test(test_lengths_in_blocks),    cmocka_unit_test(test_windows_in_blocks),
-      cmocka_unit_test(test_saturation_in_blocks), cmocka_unit_test(test_documents_in_blocks),
+      cmocka_unit_test(test_head_sizes_bf16),
+      cmocka_unit_test(test_head_sizes_fp32),
+      cmocka_unit_test(test_lengths_in_blocks),
+      cmocka_unit_test(test_windows_in_blocks),
+      cmocka_unit_test(test_saturation_in_blocks),
+      cmocka_unit_test(test_documents_in_blocks),
+      cmocka_unit_test(test_other_documents_are_skipped_in_blocks),
       cmocka_unit_test(test_rows_far_apart),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

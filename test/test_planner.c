@@ -179,6 +179,21 @@ static void costs_are_ordered(void **state) {
   case_close(&k);
 }
 
+/* Packed documents are for the own attention, which asks for a number a query and head. */
+static void packed_runs_go_without_cudnn(void **state) {
+  (void)state;
+  Case k;
+  case_open(&k, "llama3-8b", "h100", DT_BF16, 0);
+  AttentionShape a = schedule_run_attention(&k.config, 0, &k.shape, 1);
+  int64_t T = k.shape.T;
+  assert_true(attention_backward_workspace(&k.dev, DT_BF16, &a) > (size_t)(T * k.config.NH * 4));
+  k.shape.pack = true;
+  a = schedule_run_attention(&k.config, 0, &k.shape, 1);
+  assert_int_equal(attention_backward_workspace(&k.dev, DT_BF16, &a), T * k.config.NH * 4);
+  assert_int_equal(attention_forward_workspace(&k.dev, DT_BF16, &a), 0);
+  case_close(&k);
+}
+
 static void cards_by_name_and_size(void **state) {
   (void)state;
   Error e;
@@ -199,9 +214,13 @@ static void cards_by_name_and_size(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(promised_lengths),       cmocka_unit_test(nothing_longer_fits),
-      cmocka_unit_test(less_memory_costs_time), cmocka_unit_test(given_flags_stay),
-      cmocka_unit_test(costs_are_ordered),      cmocka_unit_test(cards_by_name_and_size),
+      cmocka_unit_test(promised_lengths),
+      cmocka_unit_test(nothing_longer_fits),
+      cmocka_unit_test(less_memory_costs_time),
+      cmocka_unit_test(given_flags_stay),
+      cmocka_unit_test(costs_are_ordered),
+      cmocka_unit_test(cards_by_name_and_size),
+      cmocka_unit_test(packed_runs_go_without_cudnn),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
