@@ -7,8 +7,7 @@
 #include <omp.h>
 #include <string.h>
 
-#include "device/blas.h"           // defines: cblas_sgemm
-#include "ops/attention_tiles.cuh" // defines: Span, keys_of, queries_of, columns_of, tile_load, ...
+#include "ops/attention_tiles.cuh" // defines: Span, Pair, keys_of, queries_of, tile_load, multiply_sums, ...
 
 /* The operands of one call. */
 template <typename T> struct Backward {
@@ -25,14 +24,16 @@ template <typename T> struct Backward {
 
 /* What one lane works in; queries and keys of a block at most `block` each. */
 typedef struct BackwardScratch {
-  float *p, *ds;           /* [block, scores_ld(block)] */
-  float *da, *db;          /* [block, HS] sums: dk and dv, or dq */
-  float *q, *k, *v, *dout; /* [block, HS] each */
+  float *p, *ds;       /* [queries, scores_ld(block)] */
+  float *dq, *dk, *dv; /* [queries or keys, heads_ld] sums */
+  float *q, *k, *dout; /* [queries or keys, heads_ld] each */
+  float *k_t, *v_t;    /* [HS, scores_ld(block)] transposed, the keys times the scale */
 } BackwardScratch;
 
 static int64_t backward_scratch_floats(const AttentionShape *s) {
   int64_t n = attention_block(s);
-  return 2 * scratch_floats(n, scores_ld(n)) + 6 * scratch_floats(n, s->HS);
+  return 2 * scratch_floats(n, scores_ld(n)) + 6 * scratch_floats(n, heads_ld(s)) +
+         2 * scratch_floats(s->HS, scores_ld(n));
 }
 
 static BackwardScratch backward_scratch(const AttentionShape *s, float *memory) {
@@ -40,12 +41,14 @@ static BackwardScratch backward_scratch(const AttentionShape *s, float *memory) 
   BackwardScratch f = {};
   f.p = scratch_take(&memory, n, scores_ld(n));
   f.ds = scratch_take(&memory, n, scores_ld(n));
-  f.da = scratch_take(&memory, n, s->HS);
-  f.db = scratch_take(&memory, n, s->HS);
-  f.q = scratch_take(&memory, n, s->HS);
-  f.k = scratch_take(&memory, n, s->HS);
-  f.v = scratch_take(&memory, n, s->HS);
-  f.dout = scratch_take(&memory, n, s->HS);
+  f.dq = scratch_take(&memory, n, heads_ld(s));
+  f.dk = scratch_take(&memory, n, heads_ld(s));
+  f.dv = scratch_take(&memory, n, heads_ld(s));
+  f.q = scratch_take(&memory, n, heads_ld(s));
+  f.k = scratch_take(&memory, n, heads_ld(s));
+  f.dout = scratch_take(&memory, n, heads_ld(s));
+  f.k_t = scratch_take(&memory, s->HS, scores_ld(n));
+  f.v_t = scratch_take(&memory, s->HS, scores_ld(n));
   return f;
 }
 
@@ -70,86 +73,111 @@ typedef struct Rows {
   int64_t b, head, first, rows;
 } Rows;
 
-template <typename T> static void load(const AttentionShape *s, float *tile, const T *x, int64_t ld, Rows r) {
-  tile_load(tile, x + (r.b * s->T + r.first) * ld + r.head * s->HS, ld, r.rows, s->HS);
+/* The first of a block's rows in a matrix of heads. */
+template <typename T> static T *rows_at(const AttentionShape *s, T *x, int64_t ld, Rows r) {
+  return x + (r.b * s->T + r.first) * ld + r.head * s->HS;
 }
 
-template <typename T> static void save(const AttentionShape *s, T *x, int64_t ld, Rows r, const float *tile) {
-  tile_store(x + (r.b * s->T + r.first) * ld + r.head * s->HS, ld, tile, r.rows, s->HS);
+template <typename T> static void load_queries(const Backward<T> *a, BackwardScratch f, Rows queries) {
+  const AttentionShape *s = a->s;
+  tile_load(s, f.q, rows_at(s, a->q, a->ld_q, queries), a->ld_q, queries.rows);
+  tile_load(s, f.dout, rows_at(s, a->dout, s->NH * s->HS, queries), s->NH * s->HS, queries.rows);
 }
 
-/* out [M, N] = (transposed ? a^T : a) b [K, N] + (add ? out : 0). */
-static void multiply(float *out, int64_t ld_out, const float *a, int64_t ld_a, bool transposed,
-                     const float *b, int64_t M, int64_t N, int64_t K, bool add) {
-  cblas_sgemm(CblasRowMajor, transposed ? CblasTrans : CblasNoTrans, CblasNoTrans, (int)M, (int)N, (int)K,
-              1.0f, a, (int)ld_a, b, (int)N, add ? 1.0f : 0.0f, out, (int)ld_out);
+template <typename T> static void load_keys(const Backward<T> *a, BackwardScratch f, Rows keys) {
+  const AttentionShape *s = a->s;
+  const T *k = rows_at(s, a->k, a->ld_k, keys), *v = rows_at(s, a->v, a->ld_v, keys);
+  int64_t ld = scores_ld(a->block);
+  tile_load(s, f.k, k, a->ld_k, keys.rows);
+  tile_load_transposed(s, f.k_t, ld, k, a->ld_k, keys.rows, s->scale);
+  tile_load_transposed(s, f.v_t, ld, v, a->ld_v, keys.rows, 1.0f);
+}
+
+/* p and ds of the seen columns of a row: from scores and dout v^T. */
+static void gradients_of_row(float *p, float *ds, Span seen, float lse, float delta, float scale) {
+#pragma omp simd
+  for (int64_t j = seen.begin; j < seen.end; j++) {
+    p[j] = fast_exp(p[j] - lse);
+    ds[j] = p[j] * (ds[j] - delta) * scale;
+  }
 }
 
 /* p and ds [queries.rows, keys.rows] of a pair of blocks that are loaded, 0 where masked. */
 template <typename T>
-static void score_gradients(const Backward<T> *a, BackwardScratch f, Rows queries, Rows keys) {
+static void score_gradients(const Backward<T> *a, BackwardScratch f, Rows queries, const Pair *pair) {
   const AttentionShape *s = a->s;
-  int64_t ld = scores_ld(a->block), at = (queries.b * s->NH + queries.head) * s->T + queries.first;
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)queries.rows, (int)keys.rows, (int)s->HS,
-              s->scale, f.q, (int)s->HS, f.k, (int)s->HS, 0.0f, f.p, (int)ld);
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)queries.rows, (int)keys.rows, (int)s->HS, 1.0f,
-              f.dout, (int)s->HS, f.v, (int)s->HS, 0.0f, f.ds, (int)ld);
-  for (int64_t i = 0; i < queries.rows; i++) {
-    float *p = f.p + i * ld, *ds = f.ds + i * ld, lse = a->lse[at + i], delta = a->delta[at + i];
-    Span seen = columns_of(s, queries.b, queries.first + i, keys.first, keys.rows);
-    for (int64_t j = 0; j < seen.begin; j++) p[j] = ds[j] = 0.0f;
-#pragma omp simd
-    for (int64_t j = seen.begin; j < seen.end; j++) {
-      p[j] = fast_exp(p[j] - lse);
-      ds[j] = p[j] * (ds[j] - delta) * s->scale;
-    }
-    for (int64_t j = seen.end; j < keys.rows; j++) p[j] = ds[j] = 0.0f;
+  int64_t ld = scores_ld(a->block), ld_heads = heads_ld(s);
+  int64_t at = (queries.b * s->NH + queries.head) * s->T + queries.first;
+  int64_t strip = strip_rows(s, pair, pair->queries);
+  auto seen = [=](int64_t i, int64_t end) { return keys_in(s, pair, i, end); };
+  multiply_columns(f.p, ld, TileFactor{f.q, ld_heads, 1}, f.k_t, ld, pair->queries, strip, s->HS, seen);
+  multiply_columns(f.ds, ld, TileFactor{f.dout, ld_heads, 1}, f.v_t, ld, pair->queries, strip, s->HS, seen);
+  for (int64_t i = 0; i < pair->queries; i++) {
+    float *p = f.p + i * ld, *ds = f.ds + i * ld;
+    Span cols = seen(i, i + 1);
+    for (int64_t j = 0; j < cols.begin; j++) p[j] = ds[j] = 0.0f;
+    for (int64_t j = cols.end; j < pair->keys; j++) p[j] = ds[j] = 0.0f;
+    gradients_of_row(p, ds, cols, a->lse[at + i], a->delta[at + i], s->scale);
   }
 }
 
-/* dk and dv of a block of keys, summed over the queries of the group that see it; dq += their part where dq
- * is given. */
+/* Sums over the keys of the pair: f.dq. */
+static void sum_over_keys(const AttentionShape *s, BackwardScratch f, const Pair *pair, bool add) {
+  int64_t ld = scores_ld(attention_block(s));
+  multiply_sums(f.dq, heads_ld(s), TileFactor{f.ds, ld, 1}, f.k, pair->queries,
+                strip_rows(s, pair, pair->queries), s->HS, add,
+                [=](int64_t i, int64_t end) { return keys_in(s, pair, i, end); });
+}
+
+/* Sums over the queries of the pair: f.dk and f.dv. */
+static void sum_over_queries(const AttentionShape *s, BackwardScratch f, const Pair *pair, bool add) {
+  int64_t ld = scores_ld(attention_block(s)), strip = strip_rows(s, pair, pair->keys);
+  auto seen = [=](int64_t j, int64_t end) { return queries_in(s, pair, j, end); };
+  multiply_sums(f.dk, heads_ld(s), TileFactor{f.ds, 1, ld}, f.q, pair->keys, strip, s->HS, add, seen);
+  multiply_sums(f.dv, heads_ld(s), TileFactor{f.p, 1, ld}, f.dout, pair->keys, strip, s->HS, add, seen);
+}
+
+/* dk and dv of a block of keys, summed over the queries of the group that see it; dq [., NH*HS] += their part
+ * where dq is given. */
 template <typename T>
 static void backward_keys(const Backward<T> *a, BackwardScratch f, Rows keys, float *dq) {
   const AttentionShape *s = a->s;
-  int64_t HS = s->HS, group = s->NH / s->NKV, ld = scores_ld(a->block);
-  load(s, f.k, a->k, a->ld_k, keys);
-  load(s, f.v, a->v, a->ld_v, keys);
-  Span seen = queries_of(s, keys.b, keys.first, keys.first + keys.rows);
+  int64_t group = s->NH / s->NKV, ld_heads = heads_ld(s);
+  load_keys(a, f, keys);
+  Span seen = queries_of(s, keys.b, keys.first, keys.first + keys.rows, s->T);
   bool add = false;
   for (int64_t h = keys.head * group; h < (keys.head + 1) * group; h++) {
     for (int64_t first = seen.begin; first < seen.end; first += a->block) {
       Rows queries = {keys.b, h, first, clamp64(seen.end - first, 1, a->block)};
-      load(s, f.q, a->q, a->ld_q, queries);
-      load(s, f.dout, a->dout, s->NH * HS, queries);
-      score_gradients(a, f, queries, keys);
-      multiply(f.da, HS, f.ds, ld, true, f.q, keys.rows, HS, queries.rows, add);
-      multiply(f.db, HS, f.p, ld, true, f.dout, keys.rows, HS, queries.rows, add);
+      Pair pair = {keys.b, first, queries.rows, keys.first, keys.rows};
+      load_queries(a, f, queries);
+      score_gradients(a, f, queries, &pair);
+      sum_over_queries(s, f, &pair, add);
       add = true;
       if (!dq) continue;
-      float *to = dq + (queries.b * s->T + first) * a->ld_dq + h * HS;
-      multiply(to, a->ld_dq, f.ds, ld, false, f.k, queries.rows, HS, keys.rows, true);
+      sum_over_keys(s, f, &pair, false);
+      float *to = rows_at(s, dq, a->ld_dq, queries);
+      for (int64_t i = 0; i < queries.rows; i++)
+        for (int64_t d = 0; d < s->HS; d++) to[i * a->ld_dq + d] += f.dq[i * ld_heads + d];
     }
   }
-  save(s, a->dk, a->ld_dk, keys, f.da);
-  save(s, a->dv, a->ld_dv, keys, f.db);
+  tile_store(s, rows_at(s, a->dk, a->ld_dk, keys), a->ld_dk, f.dk, keys.rows);
+  tile_store(s, rows_at(s, a->dv, a->ld_dv, keys), a->ld_dv, f.dv, keys.rows);
 }
 
 /* dq of a block of queries. */
 template <typename T> static void backward_queries(const Backward<T> *a, BackwardScratch f, Rows queries) {
   const AttentionShape *s = a->s;
-  int64_t HS = s->HS, ld = scores_ld(a->block);
-  load(s, f.q, a->q, a->ld_q, queries);
-  load(s, f.dout, a->dout, s->NH * HS, queries);
+  load_queries(a, f, queries);
   Span seen = keys_of(s, queries.b, queries.first, queries.first + queries.rows);
   for (int64_t first = seen.begin; first < seen.end; first += a->block) {
     Rows keys = {queries.b, queries.head / (s->NH / s->NKV), first, clamp64(seen.end - first, 1, a->block)};
-    load(s, f.k, a->k, a->ld_k, keys);
-    load(s, f.v, a->v, a->ld_v, keys);
-    score_gradients(a, f, queries, keys);
-    multiply(f.da, HS, f.ds, ld, false, f.k, queries.rows, HS, keys.rows, first > seen.begin);
+    Pair pair = {queries.b, queries.first, queries.rows, first, keys.rows};
+    load_keys(a, f, keys);
+    score_gradients(a, f, queries, &pair);
+    sum_over_keys(s, f, &pair, first > seen.begin);
   }
-  save(s, a->dq, a->ld_dq, queries, f.da);
+  tile_store(s, rows_at(s, a->dq, a->ld_dq, queries), a->ld_dq, f.dq, queries.rows);
 }
 
 template <typename T> static void compute_delta(const Device *dev, const Backward<T> *a) {

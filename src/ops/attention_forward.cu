@@ -1,11 +1,11 @@
 /* Forward of the attention on the CPU: o = softmax(scale q k^T + mask) v, one block of queries at a time
  * over the blocks of keys it sees, with the running maximum and sum of FlashAttention-2 (arXiv 2307.08691,
- * algorithm 1). Tiles are multiplied by sgemm, which runs on one core inside a parallel region. */
+ * algorithm 1). Scores stand transposed, a row a key: of all products, only the queries of a block have to be
+ * transposed for that, once, and the statistics of the softmax are vectors of queries. */
 #include <math.h>
 #include <omp.h>
 
-#include "device/blas.h"           // defines: cblas_sgemm
-#include "ops/attention_tiles.cuh" // defines: Span, keys_of, columns_of, tile_load, tile_store, ...
+#include "ops/attention_tiles.cuh" // defines: Span, Pair, keys_of, tile_load, multiply_sums, ...
 
 /* The operands of one call. */
 template <typename T> struct Forward {
@@ -19,27 +19,32 @@ template <typename T> struct Forward {
 
 /* What one lane works in; queries and keys of a block at most `block` each. */
 typedef struct ForwardScratch {
-  float *scores;      /* [block, scores_ld(block)] */
-  float *sum;         /* [block, HS] probabilities * v, relative to max */
-  float *max, *total; /* [block] of the scores so far, and the sum of exp(score - max) */
-  float *q, *k, *v;   /* [block, HS] each */
+  float *scores;         /* [keys, scores_ld(block)] */
+  float *sum;            /* [queries, heads_ld] probabilities * v, relative to max */
+  float *max, *total;    /* [queries] of the scores so far, and the sum of exp(score - max) */
+  float *new_max, *part; /* [queries] with the block at hand; its own sum */
+  float *q;              /* [HS, scores_ld(block)] transposed, times the scale */
+  float *k, *v;          /* [keys, heads_ld] each */
 } ForwardScratch;
 
 static int64_t forward_scratch_floats(const AttentionShape *s) {
   int64_t n = attention_block(s);
-  return scratch_floats(n, scores_ld(n)) + 2 * scratch_floats(n, 1) + 4 * scratch_floats(n, s->HS);
+  return scratch_floats(n, scores_ld(n)) + 4 * scratch_floats(n, 1) + scratch_floats(s->HS, scores_ld(n)) +
+         3 * scratch_floats(n, heads_ld(s));
 }
 
 static ForwardScratch forward_scratch(const AttentionShape *s, float *memory) {
   int64_t n = attention_block(s);
   ForwardScratch f = {};
   f.scores = scratch_take(&memory, n, scores_ld(n));
-  f.sum = scratch_take(&memory, n, s->HS);
+  f.sum = scratch_take(&memory, n, heads_ld(s));
   f.max = scratch_take(&memory, n, 1);
   f.total = scratch_take(&memory, n, 1);
-  f.q = scratch_take(&memory, n, s->HS);
-  f.k = scratch_take(&memory, n, s->HS);
-  f.v = scratch_take(&memory, n, s->HS);
+  f.new_max = scratch_take(&memory, n, 1);
+  f.part = scratch_take(&memory, n, 1);
+  f.q = scratch_take(&memory, s->HS, scores_ld(n));
+  f.k = scratch_take(&memory, n, heads_ld(s));
+  f.v = scratch_take(&memory, n, heads_ld(s));
   return f;
 }
 
@@ -53,45 +58,55 @@ static int64_t forward_lanes(const Device *dev, const AttentionShape *s) {
   return clamp64(forward_items(s), 1, dev->threads);
 }
 
-static float row_max(const float *x, Span cols, float max) {
-#pragma omp simd reduction(max : max)
-  for (int64_t j = cols.begin; j < cols.end; j++) max = x[j] > max ? x[j] : max;
-  return max;
+/* max = the larger of max and x, in the columns. */
+static void raise_max(float *max, const float *x, Span cols) {
+#pragma omp simd
+  for (int64_t i = cols.begin; i < cols.end; i++) max[i] = x[i] > max[i] ? x[i] : max[i];
 }
 
-/* x = exp(x - max) in the columns; returns their sum. */
-static float row_exp(float *x, Span cols, float max) {
-  float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = cols.begin; j < cols.end; j++) {
-    float e = fast_exp(x[j] - max);
-    x[j] = e;
-    sum += e;
+/* x = exp(x - max) in the columns, added to sum. */
+static void exp_and_add(float *x, float *sum, const float *max, Span cols) {
+#pragma omp simd
+  for (int64_t i = cols.begin; i < cols.end; i++) {
+    float e = fast_exp(x[i] - max[i]);
+    x[i] = e;
+    sum[i] += e;
   }
-  return sum;
 }
 
-/* scores [rows, cols] of sequence b's queries from `query` and keys from `key` on become exp(score - max), 0
- * where masked; max, total and sum move on to the new maximum. */
-static void softmax_step(const AttentionShape *s, ForwardScratch f, int64_t b, int64_t query, int64_t rows,
-                         int64_t key, int64_t cols) {
-  int64_t ld = scores_ld(attention_block(s));
-  for (int64_t i = 0; i < rows; i++) {
-    float *x = f.scores + i * ld;
-    Span seen = columns_of(s, b, query + i, key, cols);
-    for (int64_t j = 0; j < seen.begin; j++) x[j] = 0.0f;
-    for (int64_t j = seen.end; j < cols; j++) x[j] = 0.0f;
-    float max = row_max(x, seen, f.max[i]);
-    float total = row_exp(x, seen, max);
-    /* where nothing was seen yet, max is still -inf and -inf - -inf would be NaN */
-    if (max > f.max[i]) {
-      float shrink = expf(f.max[i] - max);
+/* max, total and sum move on to the new maximum. */
+static void move_to_max(const AttentionShape *s, ForwardScratch f, int64_t queries) {
+  int64_t ld = heads_ld(s);
+  for (int64_t i = 0; i < queries; i++) {
+    /* where nothing was seen yet, max is still -inf, and what it would shrink is 0 */
+    if (f.new_max[i] > f.max[i]) {
+      float shrink = expf(f.max[i] - f.new_max[i]);
       f.total[i] *= shrink;
-      for (int64_t d = 0; d < s->HS; d++) f.sum[i * s->HS + d] *= shrink;
-      f.max[i] = max;
+#pragma omp simd
+      for (int64_t d = 0; d < ld; d++) f.sum[i * ld + d] *= shrink;
+      f.max[i] = f.new_max[i];
     }
-    f.total[i] += total;
+    f.total[i] += f.part[i];
   }
+}
+
+/* The scores of the pair become exp(score - max), 0 where masked; max, total and sum move on to the new
+ * maximum. */
+static void softmax_step(const AttentionShape *s, ForwardScratch f, const Pair *p) {
+  int64_t ld = scores_ld(attention_block(s));
+  for (int64_t i = 0; i < p->queries; i++) {
+    f.new_max[i] = f.max[i];
+    f.part[i] = 0.0f;
+  }
+  for (int64_t j = 0; j < p->keys; j++) raise_max(f.new_max, f.scores + j * ld, queries_in(s, p, j, j + 1));
+  for (int64_t j = 0; j < p->keys; j++) {
+    float *x = f.scores + j * ld;
+    Span seen = queries_in(s, p, j, j + 1);
+    for (int64_t i = 0; i < seen.begin; i++) x[i] = 0.0f;
+    for (int64_t i = seen.end; i < p->queries; i++) x[i] = 0.0f;
+    exp_and_add(x, f.part, f.new_max, seen);
+  }
+  move_to_max(s, f, p->queries);
 }
 
 /* o and lse of the queries [query, query + rows) of head h of sequence b. */
@@ -99,30 +114,32 @@ template <typename T>
 static void forward_block(const Forward<T> *a, ForwardScratch f, int64_t b, int64_t h, int64_t query,
                           int64_t rows) {
   const AttentionShape *s = a->s;
-  int64_t HS = s->HS, kv = h / (s->NH / s->NKV), row = b * s->T + query, ld = scores_ld(a->block);
-  tile_load(f.q, a->q + row * a->ld_q + h * HS, a->ld_q, rows, HS);
+  int64_t HS = s->HS, kv = h / (s->NH / s->NKV), row = b * s->T + query;
+  int64_t ld = scores_ld(a->block), ld_heads = heads_ld(s);
+  tile_load_transposed(s, f.q, ld, a->q + row * a->ld_q + h * HS, a->ld_q, rows, s->scale);
   for (int64_t i = 0; i < rows; i++) {
     f.max[i] = -INFINITY;
     f.total[i] = 0.0f;
   }
-  for (int64_t i = 0; i < rows * HS; i++) f.sum[i] = 0.0f;
+  for (int64_t i = 0; i < rows * ld_heads; i++) f.sum[i] = 0.0f;
   Span keys = keys_of(s, b, query, query + rows);
   for (int64_t key = keys.begin; key < keys.end; key += a->block) {
-    int64_t cols = clamp64(keys.end - key, 1, a->block), at = b * s->T + key;
-    tile_load(f.k, a->k + at * a->ld_k + kv * HS, a->ld_k, cols, HS);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)cols, (int)HS, s->scale, f.q,
-                (int)HS, f.k, (int)HS, 0.0f, f.scores, (int)ld);
-    softmax_step(s, f, b, query, rows, key, cols);
-    tile_load(f.v, a->v + at * a->ld_v + kv * HS, a->ld_v, cols, HS);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)HS, (int)cols, 1.0f, f.scores,
-                (int)ld, f.v, (int)HS, 1.0f, f.sum, (int)HS);
+    Pair p = {b, query, rows, key, clamp64(keys.end - key, 1, a->block)};
+    int64_t at = b * s->T + key;
+    tile_load(s, f.k, a->k + at * a->ld_k + kv * HS, a->ld_k, p.keys);
+    multiply_columns(f.scores, ld, TileFactor{f.k, ld_heads, 1}, f.q, ld, p.keys, strip_rows(s, &p, p.keys),
+                     HS, [&](int64_t j, int64_t end) { return queries_in(s, &p, j, end); });
+    softmax_step(s, f, &p);
+    tile_load(s, f.v, a->v + at * a->ld_v + kv * HS, a->ld_v, p.keys);
+    multiply_sums(f.sum, ld_heads, TileFactor{f.scores, 1, ld}, f.v, rows, strip_rows(s, &p, rows), HS, true,
+                  [&](int64_t i, int64_t end) { return keys_in(s, &p, i, end); });
   }
   for (int64_t i = 0; i < rows; i++) {
     float factor = 1.0f / f.total[i];
-    for (int64_t d = 0; d < HS; d++) f.sum[i * HS + d] *= factor;
+    for (int64_t d = 0; d < HS; d++) f.sum[i * ld_heads + d] *= factor;
     a->lse[(b * s->NH + h) * s->T + query + i] = f.max[i] + logf(f.total[i]);
   }
-  tile_store(a->o + row * s->NH * HS + h * HS, s->NH * HS, f.sum, rows, HS);
+  tile_store(s, a->o + row * s->NH * HS + h * HS, s->NH * HS, f.sum, rows);
 }
 
 template <typename T> static void forward_all(const Device *dev, const Forward<T> *a, float *workspace) {
