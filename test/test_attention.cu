@@ -11,6 +11,7 @@ extern "C" {
 #include <math.h>
 
 #include "ops/attention.h"
+#include "ops/documents.cuh" // defines: document_end
 #include "tensor.cuh" // defines: Tensor, tensor_new, tensor_get, tensor_random, tensor_guards_whole, roundoff
 
 /* ---- the definition ---- */
@@ -383,6 +384,7 @@ static void test_documents(void **) {
       {{1, 600, 4, 2, 16, 0, 2, 1, 16}, {255, 1, 256, 3}},
       {{2, 520, 6, 2, 8, 0, 3, 1, 0}, {300, 7, 64, 1, 2}},
       {{1, 520, 8, 1, 16, 0, 2, 1, 16}, {512}},
+      {{1, 400, 2, 1, 16, 0, 2, 1, 0}, {255, 40}},
       {{1, 520, 4, 2, 16, 64, 2, 1, 0}, {100, 1, 30, 64, 65}},
       {{2, 300, 2, 2, 8, 7, 2, 1, 16}, {6, 7, 8, 90}},
       {{1, 300, 1, 1, 80, 300, 3, 1, 0}, {299}},
@@ -395,6 +397,21 @@ static void test_documents(void **) {
     check_case(&dev, DT_BF16, &cases[i].c, cases[i].lengths);
   }
   device_close(&dev);
+}
+
+/* Every document of every place in a sequence, up to every limit. */
+static void test_document_end(void **) {
+  Case c = {1, 33, 1, 1, 8, 0, 1, 1, 0};
+  static const int64_t lengths[] = {1, 5, 1, 1, 16, 0};
+  Mirror *mirror = document_starts(&c, lengths);
+  const int32_t *starts = (const int32_t *)mirror_read(mirror);
+  for (int64_t at = 0; at < c.T; at++)
+    for (int64_t limit = at + 1; limit <= c.T; limit++) {
+      int64_t end = at + 1;
+      while (end < limit && starts[end] == starts[at]) end++;
+      assert_int_equal(document_end(starts, limit, at), end);
+    }
+  mirror_free(mirror);
 }
 
 /* What other documents' blocks hold is not even looked at: with NaN there, the middle one of three gives the
@@ -448,13 +465,10 @@ static void test_workspace_is_small(void **) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_reference),
-      cmocka_unit_test(test_lengths),
-      cmocka_unit_test(test_large_heads),
-      cmocka_unit_test(test_windows),
-      cmocka_unit_test(test_saturation),
-      cmocka_unit_test(test_documents),
-      cmocka_unit_test(test_other_documents_are_skipped),
+      cmocka_unit_test(test_reference),          cmocka_unit_test(test_lengths),
+      cmocka_unit_test(test_large_heads),        cmocka_unit_test(test_windows),
+      cmocka_unit_test(test_saturation),         cmocka_unit_test(test_documents),
+      cmocka_unit_test(test_document_end),       cmocka_unit_test(test_other_documents_are_skipped),
       cmocka_unit_test(test_workspace_is_small),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -111,7 +111,7 @@ template <class T, int HS, bool PACKED, bool DK, bool DV> struct AttentionKeysBa
     int64_t end = s.window > 0 && first + OWN - 1 < s.T - s.window ? first + OWN - 1 + s.window : s.T;
     int64_t head = kv * group, query = first;
     int warp_row = (int)threadIdx.x / 32 * WARP_ROWS, turn = 0;
-    if (PACKED) end = earlier(end, document_end(s.starts + start, s.T, earlier(first + OWN, s.T) - 1));
+    if (PACKED) end = document_end(s.starts + start, end, earlier(first + OWN, s.T) - 1);
 
     Fragments<WARP_ROWS, HS> dk_sum, dv_sum;
     dk_sum.clear();
