@@ -214,9 +214,9 @@ static bool print_text(const Options *o) {
   else if (o->version)
     printf("train_llama %s\n", VERSION);
   else if (o->man)
-    man_print(stdout, VERSION);
+    man_print(stdout, flags_table(), &train_llama_manual, VERSION);
   else if (o->completion)
-    completion_print(stdout, o->completion);
+    completion_print(stdout, flags_table(), o->completion);
   else
     return false;
   return true;

@@ -335,17 +335,21 @@ static void test_packed_evaluation(void **state) {
 /* Installs into the test's folder, looks, uninstalls. */
 static void test_install(void **state) {
   (void)state;
-  const char *build = getenv("BUILD");
+  const char *build = getenv("BUILD") ? getenv("BUILD") : "build/cpu";
   char command[1024];
   snprintf(command, sizeof command,
-           "env -u MAKEFLAGS make -s install DESTDIR=%s/root PREFIX=/usr PROGRAM=%s/train_llama >%s/install",
-           folder, build ? build : "build/cpu", folder);
+           "env -u MAKEFLAGS make -s install DESTDIR=%s/root PREFIX=/usr "
+           "PROGRAMS='%s/train_llama %s/tokenize' >%s/install",
+           folder, build, build, folder);
   assert_int_equal(system(command), 0);
   static const struct {
     const char *file, *text;
   } installed[] = {{"root/usr/share/man/man1/train_llama.1", ".TH TRAIN_LLAMA"},
                    {"root/usr/share/bash-completion/completions/train_llama", "complete -F"},
                    {"root/usr/share/zsh/site-functions/_train_llama", "#compdef"},
+                   {"root/usr/share/man/man1/tokenize.1", ".TH TOKENIZE"},
+                   {"root/usr/share/bash-completion/completions/tokenize", "complete -F _tokenize tokenize"},
+                   {"root/usr/share/zsh/site-functions/_tokenize", "#compdef tokenize"},
                    {"root/usr/share/doc/train_llama/README.md", "# train_llama"},
                    {"root/usr/share/doc/train_llama/LICENSE", "MIT"},
                    {"root/usr/share/doc/train_llama/docs/formats.md", "#"}};
@@ -356,7 +360,10 @@ static void test_install(void **state) {
     if (!strstr(text, installed[i].text)) fail_msg("%s lacks %s", installed[i].file, installed[i].text);
     free(text);
   }
-  snprintf(command, sizeof command, "%s/root/usr/bin/train_llama --version >%s/version", folder, folder);
+  snprintf(
+      command, sizeof command,
+      "%s/root/usr/bin/train_llama --version >%s/version && %s/root/usr/bin/tokenize --version >%s/version",
+      folder, folder, folder, folder);
   assert_int_equal(system(command), 0);
   snprintf(command, sizeof command,
            "env -u MAKEFLAGS make -s uninstall DESTDIR=%s/root PREFIX=/usr >%s/install && test -z \"$(find "
