@@ -106,7 +106,7 @@ static void work_rope(Bench *b, void *context) {
 static void work_adamw(Bench *b, void *context) {
   Rows *r = (Rows *)context;
   AdamW a = {1e-6, 0.9, 0.95, 1e-8, 0.1, 1, 1, 42};
-  AdamWTensor t = {r->x, dt, NULL, r->f, r->y, r->z, dt, r->n / 2, true, 1, 0};
+  AdamWTensor t = {r->x, dt, NULL, r->f, r->y, r->z, dt, NULL, NULL, r->n / 2, true, 1, 0};
   adamw_update(&b->dev, &t, &a);
 }
 static void work_squares(Bench *b, void *context) {
@@ -284,7 +284,7 @@ static int64_t layers_that_fit(Bench *b, const RunShape *shape) {
 static double bench_step(Bench *b, const char *name, const RunShape *shape, int64_t L, double whole) {
   StepRun s;
   open_step(b, &s, L, shape, true);
-  double seconds = best_time(b, work_step, &s), flops = model_step_flops(&s.config, 1, shape->T);
+  double seconds = best_time(b, work_step, &s), flops = model_step_flops(&s.config, &s.step);
   printf("{\"bench\": \"%s\", \"layers\": %lld, \"T\": %lld, \"mlp_rows\": %lld, \"head_rows\": %lld, "
          "\"keep_attention\": %lld, \"seconds\": %.4f, \"tokens_per_s\": %.0f, \"model_tflops\": %.1f, "
          "\"of_989\": %.4f, \"of_product\": %.4f, \"plan_bytes\": %lld",

@@ -171,6 +171,26 @@ static void test_nothing_crosses(void **state) {
   assert_true(loss[0] > 0 && loss[0] == loss[1]);
 }
 
+/* Of the attention, a step's operations are those of its documents: of all tokens, the same but for that. */
+static void test_operations(void **state) {
+  (void)state;
+  enum { A = 2, ROWS = 12 };
+  int32_t starts[A * ROWS] = {0, 0, 0, 3, 4, 4,
+                              4, 4, 4, 4, 4, 4}; /* documents of 3, 1 and 8; then one of 12 */
+  StepBatch step = {}, whole = {};
+  step.A = whole.A = A;
+  step.B = whole.B = 1;
+  step.T = whole.T = ROWS;
+  int32_t zeros[A * ROWS] = {};
+  step.starts = starts;
+  whole.starts = zeros;
+  Config c = tiny_config(false, false);
+  double full = 78, documents = 6 + 1 + 36, window = 5 * 6 / 2 + 7 * 5, windows = 6 + 1 + 5 * 6 / 2 + 3 * 5;
+  double expected = 3 * 4 * (double)(c.NH * c.HS) * (2 * (full - documents) + window - windows);
+  assert_true(fabs(model_step_flops(&c, &whole) - model_step_flops(&c, &step) - expected) < 1);
+  config_free(&c);
+}
+
 /* Four bytes a row, and nothing of them without --pack. */
 static void test_planned_bytes(void **state) {
   (void)state;
@@ -195,7 +215,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_documents_alone), cmocka_unit_test(test_long_documents),
       cmocka_unit_test(test_one_document),    cmocka_unit_test(test_nothing_crosses),
-      cmocka_unit_test(test_planned_bytes),
+      cmocka_unit_test(test_operations),      cmocka_unit_test(test_planned_bytes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

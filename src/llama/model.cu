@@ -421,13 +421,28 @@ void model_generate(Model *m, const int32_t *tokens, int64_t at, int64_t n, floa
   device_copy(m->dev, logits, row, (size_t)c->V * sizeof(float), COPY_FROM_DEVICE);
 }
 
-double model_step_flops(const Config *c, int64_t sequences, int64_t T) {
-  double tokens = (double)sequences * (double)T, C = (double)c->C;
+/* Pairs of a query and a key it sees, of one head in all sequences of the step. */
+static double step_pairs(const StepBatch *step, int64_t window) {
+  double pairs = 0;
+  for (int64_t row = 0; row < step->A * step->B; row++) {
+    const int32_t *starts = step->starts + row * step->T;
+    for (int64_t t = 0, end; t < step->T; t = end) {
+      for (end = t + 1; end < step->T && starts[end] == starts[t];) end++;
+      pairs += attention_pairs(end - t, window);
+    }
+  }
+  return pairs;
+}
+
+double model_step_flops(const Config *c, const StepBatch *step) {
+  double tokens = (double)(step->A * step->B) * (double)step->T, C = (double)c->C, pairs = 0;
   double q = (double)(c->NH * c->HS), kv = (double)(c->NKV * c->HS);
   double layer_products = C * (q + 2 * kv) + q * C + 3 * C * (double)c->FF;
   double forward = 2 * tokens * ((double)c->L * layer_products + C * (double)c->V);
   for (int64_t l = 0; l < c->L; l++) {
-    forward += 4 * q * attention_pairs(T, c->layers[l].window) * (double)sequences;
+    if (l == 0 || c->layers[l].window != c->layers[l - 1].window)
+      pairs = step_pairs(step, c->layers[l].window);
+    forward += 4 * q * pairs;
   }
   return 3 * forward; /* a backward is two forwards */
 }

@@ -69,9 +69,9 @@ void model_logits(Model *m, const int32_t *tokens, int64_t rows, int64_t n, floa
  * another pass. */
 void model_generate(Model *m, const int32_t *tokens, int64_t at, int64_t n, float *logits);
 
-/* Floating-point operations of the matrix products in forward and backward of one step, attention's causal
- * half included, recomputation not; packed documents count as if they saw each other. */
-double model_step_flops(const Config *c, int64_t sequences, int64_t T);
+/* Floating-point operations of the matrix products in forward and backward of a step: attention's for the
+ * pairs that see each other, recomputation not. */
+double model_step_flops(const Config *c, const StepBatch *step);
 
 /* A tensor of the parameter table, [rows, cols] of spec: on the device, or where the plan has its buffer. */
 void *model_weight(const Model *m, int64_t unit, const ParamSpec *spec);

@@ -76,9 +76,10 @@ size_t attention_backward_workspace(const Device *dev, DType dt, const Attention
   return chosen(dev, dt, s)->backward_workspace(dev, dt, s);
 }
 
-/* Floating-point operations of that many products of queries and keys; what a mask hides is not counted, but
- * what documents hide from each other is. */
+/* Floating-point operations of that many products of queries and keys, where what is masked does not count; 0
+ * for packed documents, of which the host does not know here how long they are. */
 static double flops(const AttentionShape *s, int products) {
+  if (s->packed) return 0;
   return 2.0 * products * (double)(s->B * s->NH * s->HS) * attention_pairs(s->T, s->window);
 }
 
