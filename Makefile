@@ -28,6 +28,7 @@ BUILD ?= build/$(KIND)
 # the polynomial exp and isfinite.
 OPTIMIZE := $(if $(DEBUG),-O1 -g,-O3) -fno-math-errno -fno-trapping-math -ffp-contract=fast \
             $(if $(filter 1,$(NATIVE)),-march=native,-march=x86-64-v3) \
+            $(if $(filter x86_64,$(shell uname -m)),-mprefer-vector-width=512) \
             $(if $(SANITIZE),-g -fno-omit-frame-pointer -fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
 WARN     := -Wall -Wextra -Werror
 INCLUDE  := -I. -Isrc -Itest

@@ -94,12 +94,12 @@ def write_model(folder, layers):
             f.write((normal * (size // len(normal) + 1))[:size])
 
 
-def write_tokens(path, count):
-    """A shard of uniform random tokens, version 1 of docs/formats.md."""
+def write_tokens(path, count, most=V):
+    """A shard of uniform random tokens below `most`, version 1 of docs/formats.md."""
     draw = random.Random(2)
     with open(path, "wb") as f:
         f.write(array.array("i", [20240520, 1, count] + [0] * 253).tobytes())
-        f.write(array.array("H", (draw.randrange(V) for _ in range(count))).tobytes())
+        f.write(array.array("H", (draw.randrange(most) for _ in range(count))).tobytes())
 
 
 def train(model, tokens, length, steps, threads, *flags):

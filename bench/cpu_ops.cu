@@ -39,10 +39,16 @@ typedef struct Rates {
   double rate, roof;
 } Rates;
 
+/* The kernel counts what another thread works in ticks of some milliseconds: work is repeated until that does
+ * not matter. */
 template <class Work> static double rate_of(Bench *b, double amount, Work work) {
-  double begin = process_cpu_seconds();
-  work();
-  return amount * b->dev.threads / (process_cpu_seconds() - begin);
+  double begin = process_cpu_seconds(), seconds = 0, times = 0;
+  while (seconds < 0.1 * b->dev.threads) {
+    work();
+    times++;
+    seconds = process_cpu_seconds() - begin;
+  }
+  return times * amount * b->dev.threads / seconds;
 }
 
 template <class Work, class Roof>

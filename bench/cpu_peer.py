@@ -41,7 +41,7 @@ def sgemm_rates(torch, seconds=0.2, n=1024):
     return best, 2.0 * n**3 * count / (time.process_time() - cpu)
 
 
-def work(folder, length, steps):
+def work(folder, length, steps, checkpointing):
     """transformers, in a process of its own; prints what it measured."""
     import torch
     import transformers
@@ -52,7 +52,8 @@ def work(folder, length, steps):
     config.use_cache = False
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
     model.train()
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     seconds, cpu_seconds, rate, cpu_rate = [], [], 0.0, 0.0
     for _ in range(steps):
@@ -69,8 +70,8 @@ def work(folder, length, steps):
                       "versions": f"torch {torch.__version__}, transformers {transformers.__version__}"}))
 
 
-def theirs(folder, length, steps):
-    out, peak = bench.run([sys.executable, __file__, "--work", folder, str(length), str(steps)],
+def theirs(folder, length, steps, checkpointing=True):
+    out, peak = bench.run([sys.executable, __file__, "--work", folder, str(length), str(steps), str(int(checkpointing))],
                           {"OMP_NUM_THREADS": str(bench.threads())})
     return {**json.loads(out.splitlines()[-1]), "peak": peak}
 
@@ -105,7 +106,7 @@ def compare(folder, tokens, length, args):
 
 def main():
     if sys.argv[1:2] == ["--work"]:
-        work(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+        work(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5] == "1")
         return
     parser = bench.arguments(__doc__, [2048, 8192], 2)
     parser.add_argument("--repeat", type=int, default=2, help="turns of each side")

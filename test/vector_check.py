@@ -18,19 +18,18 @@ import sys
 ROW = "launch_rows<%s>"
 SUMS = "launch_rows<ColumnSegment<%s>>"
 TABLE = {  # file: {function without its arguments: packed instructions on v3, on v4}
-    "rmsnorm": {ROW % "RmsnormForward<float>": (2, 3), ROW % "RmsnormForward<bf16>": (4, 7),
-                SUMS % "RmsnormBackward<float>": (9, 17), ROW % "AddSegments": (1, 3)},
+    "rmsnorm": {ROW % "RmsnormForward<float>": (5, 7), ROW % "RmsnormForward<bf16>": (9, 12),
+                SUMS % "RmsnormBackward<float>": (18, 28), ROW % "AddSegments": (1, 3)},
     "glu": {ROW % "GluForward<float, (Activation)0>": (12, 25), ROW % "GluForward<float, (Activation)1>": (15, 30),
             ROW % "GluForward<bf16, (Activation)0>": (76, 153), ROW % "GluBackward<float, (Activation)0>": (16, 33),
             ROW % "GluBackward<float, (Activation)1>": (21, 42), ROW % "GluBackward<bf16, (Activation)0>": (99, 198)},
-    "cross_entropy": {ROW % "CrossEntropyForward<float>": (12, 12), ROW % "CrossEntropyForward<bf16>": (24, 24),
-                      ROW % "CrossEntropyForwardBackward<float>": (23, 35),
-                      ROW % "CrossEntropyForwardBackward<bf16>": (47, 69)},
-    "qk_prepare": {ROW % "QkForward<float>": (32, 63), ROW % "RopeBackward<float>": (19, 39),
-                   SUMS % "QkBackward<float>": (45, 82)},
-    # of 8-bit moments, gcc vectorises the loops that look codes up for AVX-512 only
+    "cross_entropy": {ROW % "CrossEntropyForward<float>": (57, 69), ROW % "CrossEntropyForward<bf16>": (94, 93),
+                      ROW % "CrossEntropyForwardBackward<float>": (15, 28),
+                      ROW % "CrossEntropyForwardBackward<bf16>": (117, 138)},
+    "qk_prepare": {ROW % "QkForward<float>": (36, 69), ROW % "RopeBackward<float>": (19, 39),
+                   SUMS % "QkBackward<float>": (81, 132)},
     "adamw": {ROW % "AdamWUpdate<float, float>": (16, 33), ROW % "AdamWUpdate<bf16, bf16>": (33, 66),
-              ROW % "AdamW8Update<float>": (1, 24), ROW % "SquaresOfPieces<float>": (1, 1)},
+              ROW % "AdamW8Update<float>": (45, 24), ROW % "SquaresOfPieces<float>": (30, 30)},
     "attention_forward": {"softmax_step": (12, 24)},
     "attention_backward": {"gradients_of_row": (12, 25)},
     "tile_multiply": {"columns_2": (39, 39), "columns_1": (19, 19)},

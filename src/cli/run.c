@@ -152,7 +152,7 @@ bool run_open(Run *r, Error *e) {
   if (!open_schedule(r, shape, e)) return false;
   if (o->plan) return true;
   if (!check_out(r, e) || !open_saved_state(r, e) || !open_weights(r, e) || !open_data(r, e)) return false;
-  r->roof = r->roofs.flops = matmul_measure_rate(&r->dev, shape.dtype, 0.03, &r->roofs.flops_per_cpu_second);
+  r->roof = r->roofs.flops = matmul_measure_rate(&r->dev, shape.dtype, 0.01, &r->roofs.flops_per_cpu_second);
   if (o->profile) profile_open(&r->dev);
   if (o->profile) r->roofs.bytes = profile_copy_rate(&r->dev, 0.1);
   r->libraries_bytes = process_resident_bytes();

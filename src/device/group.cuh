@@ -10,7 +10,7 @@
  *
  * Element i always belongs to the same worker, whatever the pointers are. Two visits of the same elements
  * therefore need no barrier between them; where one worker reads what another wrote there has to be a
- * sync(), or a sum(), max() or max_and_exp_sum(), which are barriers too. */
+ * sync(), or a sum(), max(), max_and_exp_sum() or softmax(), which are barriers too. */
 #ifndef GROUP_CUH
 #define GROUP_CUH
 
@@ -196,30 +196,42 @@ struct Lane {
     for (int64_t k = 0; k < sets; k++) each(n, f, (v.at + k * v.stride)...);
   }
 
-  /* Sum of f(...), in the type that f returns; long vectors in pieces, so that rounding errors stay small. */
+  /* Sum of f(...), in the type that f returns; long vectors in pieces, so that rounding errors stay small. A
+   * piece is summed in four parts at a time: a single one would wait for each addition to end. */
   template <class F, class... P> HD auto sum(int64_t n, F f, const P *...p) const {
+    typedef decltype(f(value(*p)...)) S;
     double total = 0;
-    decltype(f(value(*p)...)) s = 0;
     for (int64_t begin = 0; begin < n; begin += 1024) {
-      int64_t end = n - begin < 1024 ? n : begin + 1024;
-      s = 0;
-#pragma omp simd reduction(+ : s)
-      for (int64_t i = begin; i < end; i++) s += f(value(p[i])...);
-      total += s;
+      int64_t end = n - begin < 1024 ? n : begin + 1024, part = (end - begin) / 4;
+      S s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+#pragma omp simd reduction(+ : s0, s1, s2, s3)
+      for (int64_t i = begin; i < begin + part; i++) {
+        s0 += f(value(p[i])...);
+        s1 += f(value(p[i + part])...);
+        s2 += f(value(p[i + 2 * part])...);
+        s3 += f(value(p[i + 3 * part])...);
+      }
+      for (int64_t i = begin + 4 * part; i < end; i++) s0 += f(value(p[i])...);
+      total += (double)((s0 + s1) + (s2 + s3));
     }
-    s = (decltype(s))total;
-    return s;
+    return (S)total;
   }
 
   /* Largest f(...) that is not NaN; -inf when there is none. */
   template <class F, class... P> HD float max(int64_t n, F f, const P *...p) const {
-    float m = -INFINITY;
-#pragma omp simd reduction(max : m)
-    for (int64_t i = 0; i < n; i++) {
-      float x = f(value(p[i])...);
-      m = x > m ? x : m;
+    float m0 = -INFINITY, m1 = -INFINITY;
+    int64_t half = n / 2;
+#pragma omp simd reduction(max : m0, m1)
+    for (int64_t i = 0; i < half; i++) {
+      float x = f(value(p[i])...), y = f(value(p[i + half])...);
+      m0 = x > m0 ? x : m0;
+      m1 = y > m1 ? y : m1;
     }
-    return m;
+    if (n % 2) {
+      float x = f(value(p[n - 1])...);
+      m0 = x > m0 ? x : m0;
+    }
+    return m0 > m1 ? m0 : m1;
   }
 
   /* Largest element m, as max() gives it, and the sum of e^(x - m) over all x. */
@@ -229,6 +241,48 @@ struct Lane {
     *sum_of_exp = sum(
         n, [=](float x) { return fast_exp(x - m); }, p);
     return m;
+  }
+
+  /* p = softmax(p) * factor; the largest element m, and the sum of e^(x - m), as max_and_exp_sum() has them.
+   * In fp32 an element takes one exponential: pieces become e^(x - their own largest), and are scaled in the
+   * end. */
+  template <class P> HD float softmax(int64_t n, P *p, float factor, float *sum_of_exp) const {
+    if constexpr (sizeof(P) < sizeof(float)) {
+      float m = max_and_exp_sum(n, (const P *)p, sum_of_exp), by = factor / *sum_of_exp;
+      each(
+          n, [=](float &x) { x = fast_exp(x - m) * by; }, p);
+      return m;
+    } else {
+      constexpr int64_t PIECES = GROUP_SCRATCH / 2, LEAST = 1024;
+      int64_t size = n > PIECES * LEAST ? (n + PIECES - 1) / PIECES : LEAST;
+      float *tops = scratch, *sums = scratch + PIECES,
+            m = -3.402823466e38f; /* finite: -inf less m is no NaN */
+      for (int64_t begin = 0, k = 0; begin < n; begin += size, k++) {
+        int64_t count = n - begin < size ? n - begin : size;
+        /* the next piece comes from memory while this one is worked on */
+        for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(p + begin + size + i, 1, 3);
+        float found = max(
+            count, [](float x) { return x; }, (const P *)p + begin);
+        float top = tops[k] = found > -3.402823466e38f ? found : -3.402823466e38f;
+        each(
+            count, [=](float &x) { x = fast_exp(x - top); }, p + begin);
+        sums[k] = sum(
+            count, [](float x) { return x; }, (const P *)p + begin);
+        m = top > m ? top : m;
+      }
+      double total = 0;
+      for (int64_t begin = 0, k = 0; begin < n; begin += size, k++) {
+        tops[k] = fast_exp(tops[k] - m);
+        total += (double)(sums[k] * tops[k]);
+      }
+      *sum_of_exp = (float)total;
+      for (int64_t begin = 0, k = 0; begin < n; begin += size, k++) {
+        float by = tops[k] * (factor / *sum_of_exp);
+        each(
+            n - begin < size ? n - begin : size, [=](float &x) { x *= by; }, p + begin);
+      }
+      return m;
+    }
   }
 
   /* True for one worker of the group. */
@@ -339,6 +393,13 @@ struct Block {
     float top = all(m, [](float a, float b) { return fmaxf(a, b); });
     *sum_of_exp = all(s * fast_exp(m - top), [](float a, float b) { return a + b; });
     return top;
+  }
+  template <class P>
+  __device__ __forceinline__ float softmax(int64_t n, P *p, float factor, float *sum_of_exp) const {
+    float m = max_and_exp_sum(n, (const P *)p, sum_of_exp), by = factor / *sum_of_exp;
+    each(
+        n, [=](float &x) { x = fast_exp(x - m) * by; }, p);
+    return m;
   }
   __device__ __forceinline__ bool first() const { return threadIdx.x == 0; }
   __device__ __forceinline__ void sync() const { __syncthreads(); }

@@ -52,13 +52,12 @@ template <class T> struct CrossEntropyForwardBackward {
       if (g.first()) losses[row] = 0.f;
       return;
     }
-    Softmax s = row_softmax(g, (const T *)x, target, V);
-    float m = s.max, factor = scale / s.sum;
-    g.each(
-        V, [=](float &x) { x = fast_exp(x - m) * factor; }, x);
+    Softmax s;
+    s.logit = value(x[target]); /* read before the barriers of the softmax: it is overwritten after them */
+    s.max = g.softmax(V, x, scale, &s.sum);
     g.sync(); /* the target's element has its softmax now, and gets the rest from another worker */
     if (g.first()) {
-      store(x + target, (fast_exp(s.logit - m) / s.sum - 1.f) * scale);
+      store(x + target, (fast_exp(s.logit - s.max) / s.sum - 1.f) * scale);
       losses[row] = row_loss(s);
     }
   }
