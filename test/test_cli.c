@@ -405,6 +405,20 @@ static void test_dump_grads(void **state) {
   memcpy(&second, (const char *)ids->data + 4, 4);
   memcpy(&label, labels->data, 4);
   assert_true(second == label); /* targets are the next tokens */
+  assert_null(safetensors_find(set, "position_ids"));
+  safetensors_close(set);
+
+  write_text("lines.txt", "one\ntwo, a little longer\nthree\nand a fourth line, the longest of them all\n");
+  expect(0, "gradient norm",
+         "--seq-len 32 --batch 1 --shuffle no --train @/lines.txt --pack --document-token 10 --dump-grads "
+         "@/packed.safetensors");
+  set = safetensors_open(path_of("packed.safetensors"), &e);
+  if (!set) fail_msg("%s", e.text);
+  const SafeTensor *positions = safetensors_find(set, "position_ids");
+  assert_non_null(positions);
+  float at[5];
+  memcpy(at, positions->data, sizeof at);
+  assert_true(at[0] == 0 && at[2] == 2 && at[3] == 0 && at[4] == 1); /* the line's end begins a document */
   safetensors_close(set);
 }
 
