@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Fine-tunes a Hugging Face model on a JSONL file, at a length of your choice, without Python but for the plot:
+# Fine-tunes a Hugging Face model on a JSONL or text file, at a length of your choice, without Python but for the plot:
 # ./tokenize -> ./train_llama -> a Hugging Face folder.
 #
-#   scripts/finetune_long.sh --model DIR --data FILE.jsonl --out DIR --seq-len N
+#   scripts/finetune_long.sh --model DIR --data FILE.jsonl|FILE.txt --out DIR --seq-len N
 #                            [--field KEY | --prompt-field KEY --completion-field KEY] [--epochs N] [--lr X]
 #                            [--batch N] [--grad-accum N] [--val-fraction X] [-- FLAG...]
 #
-#   --field KEY           the text of an object                                            [text]
+#   --field KEY           the text of an object of a JSONL file                            [text]
 #   --prompt-field KEY    with --completion-field: prompts are read, but not trained on
 #   --epochs N            how often the data are gone through                              [1]
 #   --lr X                highest learning rate; cosine, after a warm-up of a thirtieth    [2e-5]
@@ -19,10 +19,8 @@
 # status: 0 done, 1 something failed, 2 the flags or the input cannot be used. BIN=FOLDER says where the two programs are.
 set -euo pipefail
 
-fail() {
-  echo "finetune_long.sh: $1" >&2
-  exit "${2:-2}"
-}
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "$0")/common.sh"
 
 model='' data='' out='' seq_len='' field='' prompt='' completion='' lr=2e-5 epochs=1 batch=1 accum=1 val=0.05
 while (($#)); do
@@ -30,7 +28,7 @@ while (($#)); do
   shift
   [[ $flag == -- ]] && break
   if [[ $flag == --help ]]; then
-    sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"
+    print_usage
     exit 0
   fi
   value=${flag#*=}
@@ -77,17 +75,17 @@ done
 for file in config.json tokenizer.json; do
   [[ -f $model/$file ]] || fail "--model $model: found no $file in it."
 done
-[[ -f $data ]] || fail "--data $data: found no file, expected JSONL."
-[[ $data == *.jsonl ]] || fail "--data $data: expected a name that ends in .jsonl, an object a line."
+[[ -f $data ]] || fail "--data $data: found no file, expected JSONL or text."
+[[ $data == *.jsonl || $data == *.txt ]] ||
+  fail "--data $data: expected a name that ends in .jsonl, an object a line, or in .txt."
 [[ ${prompt:+given} == "${completion:+given}" ]] || fail "--prompt-field and --completion-field go together."
 [[ -z $field || -z $prompt ]] || fail "--field is for texts, --prompt-field for pairs: give one of them."
 
 bin=${BIN:-$(dirname "$0")/..}
-for program in tokenize train_llama; do
-  [[ -x $bin/$program ]] || fail "found no program $bin/$program. Run make first." 1
-done
+need_program tokenize train_llama
 
-fields=(--field "${field:-text}")
+fields=()
+[[ $data == *.jsonl ]] && fields=(--field "${field:-text}")
 [[ -n $prompt ]] && fields=(--prompt-field "$prompt" --completion-field "$completion")
 mkdir -p "$out"
 "$bin/tokenize" --tokenizer "$model" --input "$data" "${fields[@]}" --val-fraction "$val" --out "$out/data"
@@ -111,12 +109,7 @@ if ((held_out > seq_len)); then
 else
   echo "# no evaluation: $held_out tokens are held out, fewer than a sequence"
 fi
-# what the caller asks for takes the place of what is asked for here
-for given in "$@"; do
-  for ((i = 0; i < ${#flags[@]}; i += 2)); do
-    [[ ${given%%=*} == "${flags[i]}" ]] && flags=("${flags[@]:0:i}" "${flags[@]:i+2}") && break
-  done
-done
+drop_given flags "$@"
 "$bin/train_llama" --model "$model" --train "$out/data/train-*.bin" --seq-len "$seq_len" --batch "$batch" \
   --grad-accum "$accum" --steps "$steps" --out "$out/run" --keep 2 --resume "${flags[@]}" "$@"
 

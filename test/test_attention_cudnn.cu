@@ -239,10 +239,10 @@ static void goes_through_the_device(void **) {
   if (on_cuda()) skip(); /* the other test does */
   const Case c = {"on a device", 1, 256, 256, 2, 1, 8, 0, false};
   CudaDevice hopper = {};
-  hopper.capability = 90;
   Device dev = {};
   dev.kind = DEVICE_CUDA;
   dev.cuda = &hopper;
+  dev.capability = 90;
   AttentionShape s = shape_of(&c), shorter = s;
   AttentionStrides ld = strides_of(&c);
   Error why = {};

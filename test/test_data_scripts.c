@@ -168,9 +168,30 @@ static void finetunes(void **state) {
   expect(0, "Who is born free?", "--model @/tuned/model --generate 'Who is born free?' --max-new 5");
 }
 
+/* The same at length, with automatic flags: a plan first, pictures last. */
+static void runs_a_long_context(void **state) {
+  (void)state;
+#define LONG "OUT=@/long", "run_long_context.sh @/model @/speech.txt 64 "
+  char text[8192] = "";
+  for (int i = 0; i < 60; i++)
+    strcat(text, "All human beings are born free and equal in dignity and rights.\n");
+  write_text("speech.txt", text);
+  expect_script(2, "expected MODEL DATA SEQ_LEN", "", "run_long_context.sh @/model --lr 1");
+  expect_script(0, "MODEL DATA SEQ_LEN [FLAG...]", "", "run_long_context.sh --help");
+  expect_script(2, "nothing was run", LONG "--threads 1 --device-memory 100K");
+  assert_true(strstr(said, "does not fit: ") && !exists("long"));
+  expect_script(2, "there is no such flag", LONG "--colour red");
+  expect_script(0, "/long/model: the model after",
+                LONG "--threads 1 --lr 1e-2 --batch 2 --device-memory 30M --eval-batches 1");
+  const char *plan = strstr(said, "# automatic: --recompute"), *step = strstr(said, "step     1/");
+  assert_true(plan && step && plan < step);
+  assert_true(exists("long/model/model.safetensors"));
+  if (has("gnuplot") && has("python3")) assert_true(exists("long/loss.png") && exists("long/memory.png"));
+}
+
 static void finetune_checks_its_flags(void **state) {
   (void)state;
-  write_text("text.txt", "text");
+  write_text("text.md", "text");
   write_text("short.jsonl", "{\"text\": \"a\"}\n");
 #define GOOD "finetune_long.sh --model @/model --data @/short.jsonl --out @/refused "
   static const struct {
@@ -192,7 +213,7 @@ static void finetune_checks_its_flags(void **state) {
        "expected a Hugging Face folder"},
       {2, "finetune_long.sh --model @/web --data x --out y --seq-len 8", "found no config.json"},
       {2, "finetune_long.sh --model @/model --data @/x.jsonl --out y --seq-len 8", "expected JSONL"},
-      {2, "finetune_long.sh --model @/model --data @/text.txt --out y --seq-len 8", ".jsonl"},
+      {2, "finetune_long.sh --model @/model --data @/text.md --out y --seq-len 8", ".jsonl"},
       {2, GOOD "--seq-len 1Ki", "expected more than --seq-len, which is 1024"},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
@@ -203,7 +224,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(says_what_it_is_and_needs_a_network), cmocka_unit_test(data_scripts_check_their_flags),
       cmocka_unit_test(makes_shards_of_what_it_fetches),     cmocka_unit_test(finetunes),
-      cmocka_unit_test(finetune_checks_its_flags),
+      cmocka_unit_test(finetune_checks_its_flags),           cmocka_unit_test(runs_a_long_context),
   };
   return cmocka_run_group_tests(tests, setup, program_teardown);
 }

@@ -94,11 +94,12 @@ static void bash_completes(void **state) {
   (void)state;
   expect_quiet("bash -n " BASH);
   assert_string_equal(complete("--reco"), "--recompute\n");
-  assert_string_equal(complete("--recompute \"\""), "none\nmlp\nlayer\n");
+  assert_string_equal(complete("--recompute \"\""), "none\nmlp\nlayer\nauto\n");
   assert_string_equal(complete("--plan --recompute l"), "layer\n");
-  assert_string_equal(complete("--recompute ="), "none\nmlp\nlayer\n"); /* bash splits at = */
+  assert_string_equal(complete("--recompute ="), "none\nmlp\nlayer\nauto\n"); /* bash splits at = */
   assert_string_equal(complete("--recompute = m"), "mlp\n");
   assert_string_equal(complete("--mlp-chunk \"\""), "auto\n");
+  assert_string_equal(complete("--keep-attention a"), "all\nauto\n");
   assert_string_equal(complete("--seed \"\""), "\n");
   assert_string_equal(complete("--help recomp"), "recompute\n");
   assert_string_equal(complete("--help --recomp"), "--recompute\n");
@@ -142,7 +143,7 @@ static void zsh_knows_the_table(void **state) {
     snprintf(start, sizeof start, "\n  '--%s%s[", f->name, takes_value ? "=" : "");
     if (!strstr(said, start)) fail_msg("--%s is missing", f->name);
   }
-  assert_non_null(strstr(said, ":(none mlp layer)'"));
+  assert_non_null(strstr(said, ":(none mlp layer auto)'"));
   assert_non_null(strstr(said, "AdamW'\\''s decay"));
   assert_non_null(strstr(said, "(default\\: none)"));
   if (is_there("zsh")) expect_quiet("zsh -n " ZSH);

@@ -88,8 +88,11 @@ static void defaults(void **state) {
   assert_null(o.help);
   assert_int_equal(o.seq_len, 512);
   assert_int_equal(o.mlp_chunk, CHUNK_AUTO);
-  assert_int_equal(o.keep_attention, 0);
-  assert_int_equal(o.recompute, RECOMPUTE_LAYER);
+  assert_int_equal(o.keep_attention, KEEP_AUTO);
+  assert_int_equal(o.recompute, RECOMPUTE_AUTO);
+  assert_int_equal(o.checkpoint_every, EVERY_AUTO);
+  assert_int_equal(o.attn_groups, GROUPS_AUTO);
+  assert_int_equal(o.offload, OFFLOAD_AUTO);
   assert_int_equal(o.rope_scaling, OPTION_ROPE_OF_MODEL);
   assert_true(o.beta2 == 0.95);
   assert_false(o.plan);
@@ -116,6 +119,8 @@ static void values(void **state) {
   assert_int_equal(o.keep_attention, KEEP_ALL);
   assert_string_equal(o.device, "cpu");
   assert_true(o.seed == INT64_MAX);
+  accept_line(&o, &c, "--keep-attention auto --checkpoint-every auto");
+  assert_true(o.keep_attention == KEEP_AUTO && o.checkpoint_every == EVERY_AUTO);
   refuse_line("--seed 9223372036854775808", "--seed: found \"9223372036854775808\"", NULL);
 }
 
@@ -140,6 +145,8 @@ static void choices(void **state) {
       {"--recompute none", offsetof(Options, recompute), RECOMPUTE_NONE},
       {"--recompute mlp", offsetof(Options, recompute), RECOMPUTE_MLP},
       {"--recompute layer", offsetof(Options, recompute), RECOMPUTE_LAYER},
+      {"--recompute auto", offsetof(Options, recompute), RECOMPUTE_AUTO},
+      {"--offload auto", offsetof(Options, offload), OFFLOAD_AUTO},
       {"--schedule cosine", offsetof(Options, schedule), LR_COSINE},
       {"--schedule linear", offsetof(Options, schedule), LR_LINEAR},
       {"--schedule constant", offsetof(Options, schedule), LR_CONSTANT},
@@ -246,7 +253,7 @@ static void bad_arguments(void **state) {
   refuse_line("--plan --plan", "--plan was given twice", NULL);
   refuse_line("--dtype fp17", "--dtype: found \"fp17\"", "one of fp32, bf16", NULL);
   refuse_line("--dtype fp", "found \"fp\"", "did you mean fp32?", NULL);
-  refuse_line("--recompute layre", "one of none, mlp, layer; did you mean layer?", NULL);
+  refuse_line("--recompute layre", "one of none, mlp, layer, auto; did you mean layer?", NULL);
   refuse_line("--schedule Cosine", "did you mean cosine?", NULL);
   refuse_line("--schedule wombat", "one of cosine, linear, constant, wsd.", NULL);
   refuse_line("--device tpu", "one of auto, cpu, cuda", NULL);
@@ -274,7 +281,11 @@ static void flags_that_do_not_go_together(void **state) {
   refuse_line("--attn-groups 2 --recompute mlp", "--attn-groups", "--recompute layer", NULL);
   refuse_line("--attn-groups 0", "--attn-groups", "or auto", NULL);
   refuse_line("--offload checkpoints --recompute none", "--offload", "--recompute layer", NULL);
-  refuse_line("--offload attention", "--offload", "--keep-attention", NULL);
+  refuse_line("--offload attention --keep-attention 0", "--offload", "--keep-attention", NULL);
+  refuse_line("--offload-update cpu --offload optimizer", "--offload-update", "optimizer,gradients", NULL);
+  refuse_line("--offload auto,weights", "--offload", "alone", NULL);
+  refuse_line("--device-memory 1G --plan --plan-device h100", "--device-memory", "--plan-device", NULL);
+  refuse_line("--keep-attention some", "--keep-attention", "or all or auto", NULL);
   refuse_line("--offload checkpoint", "--offload", "checkpoints", NULL);
   refuse_line("--offload checkpoints,", "--offload", "separated by commas", NULL);
   refuse_line("--update layer", "--update layer", "--clip 1", "--clip 0", "--update step", NULL);

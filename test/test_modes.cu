@@ -159,11 +159,14 @@ static void modes_agree(bool tied, bool qk_norm, RunShape shape, unsigned *turn,
     shape.keep_attention = r->keep_attention;
     shape.update = updates[i / 2 % COUNT(updates)];
     shape.offload = plain.bytes ? next_offload(&shape, turn) : 0;
+    shape.host_update = *turn & OFFLOAD_CHECKPOINTS ? HOST_UPDATE_CPU : HOST_UPDATE_STREAM;
     if (shape.attn_groups > 1 && r->recompute != RECOMPUTE_LAYER) continue;
     Trained found = train(tiny_config(tied, qk_norm), shape);
     char mode[160];
-    snprintf(mode, sizeof mode, "%s: recompute %d, every %lld, keep %lld, update %d, offload %u", what,
-             r->recompute, (long long)r->every, (long long)r->keep_attention, shape.update, shape.offload);
+    snprintf(mode, sizeof mode,
+             "%s: recompute %d, every %lld, keep %lld, update %d, offload %u, host update %d", what,
+             r->recompute, (long long)r->every, (long long)r->keep_attention, shape.update, shape.offload,
+             shape.host_update);
     if (!plain.bytes) {
       plain = found;
       continue;
@@ -206,6 +209,7 @@ static void test_accumulation_on_the_host(void **state) {
       shape.checkpoint_every = 1 + offload % 3;
       shape.keep_attention = 2;
       shape.offload = offload;
+      shape.host_update = offload & OFFLOAD_CHECKPOINTS ? HOST_UPDATE_CPU : HOST_UPDATE_STREAM;
       Trained found = train(tiny_config(tied, false), shape);
       assert_same(&found, &plain, "accumulation");
       free(found.bytes);

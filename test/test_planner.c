@@ -11,10 +11,6 @@
 #include "device/cards.h"
 #include "llama/planner.h"
 
-enum {
-  EVERYTHING = FREE_RECOMPUTE | FREE_KEEP_ATTENTION | FREE_CHECKPOINT_EVERY | FREE_ATTN_GROUPS | FREE_OFFLOAD
-};
-
 typedef struct Case {
   Config config;
   Device dev;
@@ -23,8 +19,8 @@ typedef struct Case {
   RunShape shape;
 } Case;
 
-/* bf16, updated layer by layer, one sequence of 32Ki tokens. */
-static void case_open(Case *k, const char *model, const char *card, DType moments, unsigned free) {
+/* bf16, updated layer by layer, one sequence of 32Ki tokens, everything left open. */
+static void case_open(Case *k, const char *model, const char *card, DType moments) {
   Error e;
   memset(k, 0, sizeof *k);
   assert_true(config_preset(&k->config, model));
@@ -35,14 +31,17 @@ static void case_open(Case *k, const char *model, const char *card, DType moment
                            .device_bytes = k->card.bytes - CARD_OVERHEAD,
                            .flops = k->card.flops,
                            .link = k->card.link,
-                           .free = free};
+                           .threads = CARD_HOST_THREADS};
   k->shape = (RunShape){.A = 1,
                         .B = 1,
                         .T = 32768,
                         .dtype = DT_BF16,
                         .moments = moments,
-                        .recompute = RECOMPUTE_LAYER,
-                        .checkpoint_every = 1,
+                        .recompute = RECOMPUTE_AUTO,
+                        .keep_attention = KEEP_AUTO,
+                        .checkpoint_every = EVERY_AUTO,
+                        .offload = OFFLOAD_AUTO,
+                        .host_update = HOST_UPDATE_AUTO,
                         .update = UPDATE_LAYER,
                         .mlp_chunk = CHUNK_AUTO,
                         .head_chunk = CHUNK_AUTO,
@@ -84,8 +83,8 @@ static void promised_lengths(void **state) {
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
     Case k;
     PlannedRun best;
-    case_open(&k, rows[i].model, "80G", rows[i].moments,
-              rows[i].every_layer ? EVERYTHING & ~(unsigned)FREE_CHECKPOINT_EVERY : EVERYTHING);
+    case_open(&k, rows[i].model, "80G", rows[i].moments);
+    if (rows[i].every_layer) k.shape.checkpoint_every = 1;
     k.target.host_bytes = rows[i].host;
     assert_true(planner_longest(&best, &k.target, &k.shape));
     if (best.shape.T < rows[i].thousands * 1000)
@@ -102,7 +101,7 @@ static void nothing_longer_fits(void **state) {
   (void)state;
   Case k;
   PlannedRun best, longer;
-  case_open(&k, "llama3.2-1b", "rtx4070", DT_U8, EVERYTHING);
+  case_open(&k, "llama3.2-1b", "rtx4070", DT_U8);
   assert_true(planner_longest(&best, &k.target, &k.shape));
   assert_int_equal(best.shape.T % LENGTH_STEP, 0);
   k.shape.T = best.shape.T + LENGTH_STEP;
@@ -117,7 +116,7 @@ static void less_memory_costs_time(void **state) {
   (void)state;
   Case k;
   PlannedRun best;
-  case_open(&k, "llama3.2-1b", "h200", DT_BF16, EVERYTHING);
+  case_open(&k, "llama3.2-1b", "h200", DT_BF16);
   assert_true(planner_fastest(&best, &k.target, &k.shape));
   assert_int_equal(best.shape.recompute, RECOMPUTE_NONE);
   assert_int_equal(best.shape.attn_groups, 1);
@@ -139,7 +138,9 @@ static void given_flags_stay(void **state) {
   (void)state;
   Case k;
   PlannedRun best;
-  case_open(&k, "llama3.2-1b", "h200", DT_BF16, 0);
+  case_open(&k, "llama3.2-1b", "h200", DT_BF16);
+  k.shape.recompute = RECOMPUTE_LAYER;
+  k.shape.offload = 0;
   k.shape.checkpoint_every = 4;
   k.shape.keep_attention = 2;
   k.shape.attn_groups = 1;
@@ -151,12 +152,141 @@ static void given_flags_stay(void **state) {
   case_close(&k);
 }
 
+/* Where the machine's memory is the device's, both plans together have to fit, and nothing is moved from one
+ * to the other; what nobody chose comes first. */
+static void one_memory(void **state) {
+  (void)state;
+  Case k;
+  PlannedRun best, defaults;
+  case_open(&k, "llama3.2-1b", "h200", DT_BF16);
+  k.target.one_memory = k.target.defaults_first = true;
+  k.target.host_bytes = 1000000000000;
+  assert_true(planner_fastest(&defaults, &k.target, &k.shape));
+  assert_int_equal(defaults.shape.recompute, RECOMPUTE_LAYER);
+  assert_int_equal(defaults.device_bytes, planner_plan(&k.target, &k.shape).device_bytes);
+  k.target.device_bytes = defaults.device_bytes + defaults.host_bytes;
+  assert_int_equal(planner_missing(&k.target, &defaults), 0);
+  k.target.device_bytes--;
+  assert_int_equal(planner_missing(&k.target, &defaults), 1);
+  assert_true(planner_fastest(&best, &k.target, &k.shape));
+  assert_true(best.device_bytes + best.host_bytes <= k.target.device_bytes);
+  assert_int_equal(best.shape.offload, 0);
+  case_close(&k);
+}
+
+/* Groups of heads: one where there is room, else as few as fit. */
+static void as_few_groups_as_fit(void **state) {
+  (void)state;
+  static const int64_t groups[] = {1, 2, 4, 8};
+  Case k;
+  PlannedRun best;
+  int64_t bytes[4];
+  case_open(&k, "llama3-8b", "h100", DT_BF16);
+  k.shape.T = 1 << 18;
+  k.shape = schedule_defaults(&k.shape);
+  for (int i = 0; i < 4; i++) {
+    k.shape.attn_groups = groups[i];
+    bytes[i] = bytes_of(&k, &k.shape, SPACE_DEVICE);
+    assert_true(i == 0 || bytes[i] < bytes[i - 1]);
+  }
+  k.shape.attn_groups = GROUPS_AUTO;
+  for (int i = 0; i < 4; i++)
+    for (int less = 0; less < 2; less++) {
+      k.target.device_bytes = bytes[i] - less;
+      assert_int_equal(planner_fastest(&best, &k.target, &k.shape), i + less < 4);
+      assert_int_equal(best.shape.attn_groups, groups[i + less < 4 ? i + less : 3]);
+    }
+  assert_int_equal(planner_missing(&k.target, &best), 1);
+  case_close(&k);
+}
+
+/* Of the attention, as many layers keep it as there is room for, in quarters; and what is kept is only moved
+ * where there is any. */
+static void parts_of_the_attention_are_kept(void **state) {
+  (void)state;
+  Case k;
+  PlannedRun best;
+  case_open(&k, "llama3.2-1b", "h100", DT_BF16);
+  k.shape.recompute = RECOMPUTE_LAYER;
+  k.shape.checkpoint_every = k.shape.attn_groups = 1;
+  k.shape.offload = 0;
+  for (int64_t kept = 16; kept >= 0; kept -= 4) {
+    RunShape exact = k.shape;
+    exact.keep_attention = kept;
+    k.target.device_bytes = bytes_of(&k, &exact, SPACE_DEVICE);
+    assert_true(planner_fastest(&best, &k.target, &k.shape));
+    assert_int_equal(best.shape.keep_attention, kept == 16 ? KEEP_ALL : kept);
+  }
+  k.shape.keep_attention = 0;
+  k.shape.offload = OFFLOAD_AUTO;
+  k.target.host_bytes = 1000000000000;
+  k.target.device_bytes /= 4;
+  planner_fastest(&best, &k.target, &k.shape);
+  assert_true((best.shape.offload & OFFLOAD_CHECKPOINTS) && !(best.shape.offload & OFFLOAD_ATTENTION));
+  case_close(&k);
+}
+
+/* Who updates from what is on the host: the CPU where it has threads enough for the number format. */
+static void the_cpu_updates_where_it_is_faster(void **state) {
+  (void)state;
+  static const struct {
+    DType moments;
+    bool master;
+    int threads;
+    HostUpdate expected;
+  } rows[] = {{DT_FP32, true, 16, HOST_UPDATE_CPU},
+              {DT_FP32, true, 1, HOST_UPDATE_STREAM},
+              {DT_BF16, false, 16, HOST_UPDATE_STREAM},
+              {DT_BF16, false, 128, HOST_UPDATE_CPU},
+              {DT_U8, false, 128, HOST_UPDATE_STREAM}};
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    Case k;
+    PlannedRun best;
+    case_open(&k, "llama3-8b", "h100", rows[i].moments);
+    k.target.host_bytes = 1000000000000;
+    k.target.threads = rows[i].threads;
+    k.shape.update = UPDATE_STEP;
+    k.shape.master = rows[i].master;
+    k.shape.offload = OFFLOAD_CHECKPOINTS | OFFLOAD_OPTIMIZER | OFFLOAD_GRADIENTS;
+    assert_true(planner_fastest(&best, &k.target, &k.shape));
+    assert_int_equal(best.shape.host_update, rows[i].expected);
+    k.shape.host_update = rows[i].expected == HOST_UPDATE_CPU ? HOST_UPDATE_STREAM : HOST_UPDATE_CPU;
+    PlannedRun other;
+    assert_true(planner_fastest(&other, &k.target, &k.shape));
+    assert_int_equal(other.shape.host_update, k.shape.host_update);
+    assert_true(other.seconds >= best.seconds);
+    case_close(&k);
+  }
+}
+
+static void flags_that_suit_the_model(void **state) {
+  (void)state;
+  Case k;
+  case_open(&k, "llama3-8b", "h100", DT_BF16);
+  assert_true(planner_allows(&k.config, &k.shape));
+  static const int64_t wrong_groups[] = {3, 16, -1};
+  for (int i = 0; i < 3; i++) {
+    RunShape r = k.shape;
+    r.attn_groups = wrong_groups[i];
+    assert_false(planner_allows(&k.config, &r));
+  }
+  RunShape r = k.shape;
+  r.recompute = RECOMPUTE_MLP;
+  assert_true(planner_allows(&k.config, &r));
+  r.keep_attention = KEEP_ALL;
+  assert_false(planner_allows(&k.config, &r));
+  r = k.shape;
+  r.offload = OFFLOAD_ATTENTION;
+  assert_false(planner_allows(&k.config, &r));
+  case_close(&k);
+}
+
 /* The cost model's order: what is computed again costs, what moves too slowly costs, a window saves. */
 static void costs_are_ordered(void **state) {
   (void)state;
   Case k;
-  case_open(&k, "llama3-8b", "h100", DT_BF16, 0);
-  k.shape.attn_groups = 1;
+  case_open(&k, "llama3-8b", "h100", DT_BF16);
+  k.shape = schedule_defaults(&k.shape);
   RunShape none = k.shape, mlp = k.shape, layer = k.shape, kept = k.shape, segments = k.shape,
            moved = k.shape;
   none.recompute = RECOMPUTE_NONE;
@@ -183,7 +313,7 @@ static void costs_are_ordered(void **state) {
 static void packed_runs_go_without_cudnn(void **state) {
   (void)state;
   Case k;
-  case_open(&k, "llama3-8b", "h100", DT_BF16, 0);
+  case_open(&k, "llama3-8b", "h100", DT_BF16);
   AttentionShape a = schedule_run_attention(&k.config, 0, &k.shape, 1);
   int64_t T = k.shape.T;
   assert_true(attention_backward_workspace(&k.dev, DT_BF16, &a) > (size_t)(T * k.config.NH * 4));
@@ -221,6 +351,11 @@ int main(void) {
       cmocka_unit_test(costs_are_ordered),
       cmocka_unit_test(cards_by_name_and_size),
       cmocka_unit_test(packed_runs_go_without_cudnn),
+      cmocka_unit_test(one_memory),
+      cmocka_unit_test(as_few_groups_as_fit),
+      cmocka_unit_test(parts_of_the_attention_are_kept),
+      cmocka_unit_test(flags_that_suit_the_model),
+      cmocka_unit_test(the_cpu_updates_where_it_is_faster),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -186,37 +186,6 @@ static void test_head_groups(void **state) {
   }
 }
 
-/* The automatic number of groups: one where there is room, else as few as fit, else all. */
-static void test_automatic_groups(void **state) {
-  (void)state;
-  Device dev;
-  Error e = {};
-  assert_true(device_open(&dev, "cpu", 0, &e));
-  Config c = {};
-  assert_true(config_preset(&c, "llama3-8b"));
-  RunShape shape = shape_of(tiny_shape(1, 1, 1 << 18), &modes[2], CHUNK_AUTO);
-  shape.dtype = shape.moments = DT_BF16;
-  int64_t bytes[3], groups[] = {1, 4, 8};
-  for (int i = 0; i < 3; i++) {
-    shape.attn_groups = groups[i];
-    Schedule *s = schedule_new(&c, &shape, &dev);
-    bytes[i] = plan_bytes(s->plan, SPACE_DEVICE);
-    assert_true(i == 0 || bytes[i] < bytes[i - 1]);
-    schedule_free(s);
-  }
-  const int64_t bounds[] = {0, bytes[0], bytes[0] - 1, bytes[1], bytes[2], 1},
-                expected[] = {1, 1, 2, 4, 8, 8};
-  shape.attn_groups = GROUPS_AUTO;
-  for (int i = 0; i < 6; i++) {
-    shape.most_bytes = bounds[i];
-    Schedule *s = schedule_new(&c, &shape, &dev);
-    assert_int_equal(s->shape.attn_groups, expected[i]);
-    schedule_free(s);
-  }
-  config_free(&c);
-  device_close(&dev);
-}
-
 /* The automatic chunk is one of the exact ones. */
 static void test_automatic_chunks(void **state) {
   (void)state;
@@ -293,17 +262,12 @@ static void test_evaluation_and_logits(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_one_sequence),
-      cmocka_unit_test(test_three_sequences),
-      cmocka_unit_test(test_tied_and_qk_norm),
-      cmocka_unit_test(test_head_groups),
-      cmocka_unit_test(test_automatic_groups),
-      cmocka_unit_test(test_automatic_chunks),
-      cmocka_unit_test(test_accumulation),
-      cmocka_unit_test(test_masked_batches),
-      cmocka_unit_test(test_evaluation_and_logits),
-      cmocka_unit_test(test_several_blocks),
-      cmocka_unit_test(test_bf16),
+      cmocka_unit_test(test_one_sequence),     cmocka_unit_test(test_three_sequences),
+      cmocka_unit_test(test_tied_and_qk_norm), cmocka_unit_test(test_head_groups),
+
+      cmocka_unit_test(test_automatic_chunks), cmocka_unit_test(test_accumulation),
+      cmocka_unit_test(test_masked_batches),   cmocka_unit_test(test_evaluation_and_logits),
+      cmocka_unit_test(test_several_blocks),   cmocka_unit_test(test_bf16),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

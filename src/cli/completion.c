@@ -17,13 +17,14 @@ static bool takes_preset(const FlagTable *t, const Flag *f) {
 
 /* True when the flag allows some words that can be listed. */
 static bool has_words(const FlagTable *t, const Flag *f) {
-  return f->choices || f->word || takes_preset(t, f);
+  return f->choices || f->words[0].name || takes_preset(t, f);
 }
 
 /* Prints them, separated by blanks. */
 static void print_words(FILE *out, const FlagTable *t, const Flag *f) {
   for (const char *c = f->choices ? f->choices : ""; *c; c++) fputc(*c == '|' ? ' ' : *c, out);
-  if (f->word) fputs(f->word, out);
+  for (int i = 0; i < FLAG_WORDS && f->words[i].name; i++)
+    fprintf(out, "%s%s", i ? " " : "", f->words[i].name);
   for (int i = 0; takes_preset(t, f) && t->preset(i); i++) fprintf(out, "%s%s", i ? " " : "", t->preset(i));
 }
 

@@ -16,8 +16,9 @@
 #define SET(field)    .type = FLAG_SET, .offset = FIELD(int, field)
 
 /* What a value may be. */
-#define RANGE(from, to)      .min = (from), .max = (to)
-#define BOUNDS(from, to)     .low = (from), .high = (to)
-#define OR_WORD(text, value) .word = (text), .word_value = (value)
+#define RANGE(from, to)                           .min = (from), .max = (to)
+#define BOUNDS(from, to)                          .low = (from), .high = (to)
+#define OR_WORD(text, value)                      .words = {{(text), (value)}}
+#define OR_WORDS(text, value, other, other_value) .words = {{(text), (value)}, {(other), (other_value)}}
 
 #endif

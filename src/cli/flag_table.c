@@ -109,10 +109,11 @@ static int64_t suffix_factor(const char *suffix) {
 }
 
 static bool parse_int(const Flag *f, const char *text, int64_t *value) {
-  if (f->word && strcmp(text, f->word) == 0) {
-    *value = f->word_value;
-    return true;
-  }
+  for (int i = 0; i < FLAG_WORDS && f->words[i].name; i++)
+    if (strcmp(text, f->words[i].name) == 0) {
+      *value = f->words[i].value;
+      return true;
+    }
   if (!isdigit((unsigned char)text[text[0] == '-'])) return false; /* strtoll would skip blanks */
   char *end;
   errno = 0;
@@ -162,10 +163,16 @@ void flag_table_defaults(const FlagTable *t, void *options, size_t size) {
 void flag_allowed(const Flag *f, char *text, size_t size) {
   char low[DOUBLE_TEXT], high[DOUBLE_TEXT];
   switch (f->type) {
-  case FLAG_INT:
-    snprintf(text, size, "a whole number from %lld to %lld%s%s (8K = 8000, 8Ki = 8192; also M, G, Mi, Gi)",
-             (long long)f->min, (long long)f->max, f->word ? ", or " : "", f->word ? f->word : "");
+  case FLAG_INT: {
+    char words[64] = "";
+    for (int i = 0; i < FLAG_WORDS && f->words[i].name; i++) {
+      size_t at = strlen(words);
+      snprintf(words + at, sizeof words - at, "%s%s", i ? " or " : ", or ", f->words[i].name);
+    }
+    snprintf(text, size, "a whole number from %lld to %lld%s (8K = 8000, 8Ki = 8192; also M, G, Mi, Gi)",
+             (long long)f->min, (long long)f->max, words);
     break;
+  }
   case FLAG_DOUBLE:
     double_text(f->low, low);
     double_text(f->high, high);
@@ -274,6 +281,13 @@ bool flag_table_parse(const FlagTable *t, void *options, int argc, char **argv, 
 
 /* ---- values: options -> text ---- */
 
+/* The word that stands for n, or NULL. */
+static const char *word_of(const Flag *f, int64_t n) {
+  for (int i = 0; i < FLAG_WORDS && f->words[i].name; i++)
+    if (n == f->words[i].value) return f->words[i].name;
+  return NULL;
+}
+
 /* Writes the flag's value as one would type it; "" for a string that was not given and an absent flag. */
 void flag_value_text(const void *o, const Flag *f, char *text, size_t size) {
   const void *value = value_of(o, f);
@@ -288,8 +302,8 @@ void flag_value_text(const void *o, const Flag *f, char *text, size_t size) {
   }
   case FLAG_INT: {
     int64_t n = *(const int64_t *)value;
-    if (f->word && n == f->word_value)
-      snprintf(text, size, "%s", f->word);
+    if (word_of(f, n))
+      snprintf(text, size, "%s", word_of(f, n));
     else
       snprintf(text, size, "%lld", (long long)n);
     break;

@@ -15,7 +15,7 @@ extern "C" {
 
 typedef enum FlagType {
   FLAG_STRING,   /* const char *; NULL = not given; one of `choices` when there are any */
-  FLAG_INT,      /* int64_t; suffixes K, M, G (powers of 1000) and Ki, Mi, Gi (powers of 1024); or `word` */
+  FLAG_INT,      /* int64_t; suffixes K, M, G (powers of 1000) and Ki, Mi, Gi (powers of 1024); or a word */
   FLAG_DOUBLE,   /* double, finite */
   FLAG_BOOL,     /* bool: true when the flag is there; takes no value */
   FLAG_CHOICE,   /* int: index of the value in `choices` */
@@ -27,23 +27,29 @@ typedef enum FlagType {
 /* Where a flag got its value. */
 typedef enum Given { GIVEN_NOT, GIVEN_IN_FILE, GIVEN_TYPED } Given;
 
+/* A word that is allowed in place of a number, and the number it stands for. */
+typedef struct FlagWord {
+  const char *name; /* NULL = none */
+  int64_t value;
+} FlagWord;
+enum { FLAG_WORDS = 2 };
+
 /* One row of the table. */
 typedef struct Flag {
   int group;        /* index of the group's name */
   const char *name; /* without the leading dashes */
   FlagType type;
-  size_t offset;             /* of the field in the program's options */
-  const char *default_value; /* as one would type it; "" = none (FLAG_STRING), absent (FLAG_BOOL) */
-  const char *value_name;    /* placeholder in the help; NULL for FLAG_BOOL and FLAG_CHOICE */
-  const char *help;          /* one line */
-  const char *choices;       /* allowed words, separated by '|'; NULL = any value */
-  int64_t min, max;          /* FLAG_INT */
-  const char *word;          /* FLAG_INT: a word that is allowed besides numbers; NULL = none */
-  int64_t word_value;        /* what it stands for */
-  double low, high;          /* FLAG_DOUBLE: bounds ... */
-  bool above_low;            /* ... low itself is not allowed */
-  bool below_high;           /* ... high itself is not allowed */
-  bool meta;                 /* no part of a run's configuration: asks for a text, or says where flags are */
+  size_t offset;              /* of the field in the program's options */
+  const char *default_value;  /* as one would type it; "" = none (FLAG_STRING), absent (FLAG_BOOL) */
+  const char *value_name;     /* placeholder in the help; NULL for FLAG_BOOL and FLAG_CHOICE */
+  const char *help;           /* one line */
+  const char *choices;        /* allowed words, separated by '|'; NULL = any value */
+  int64_t min, max;           /* FLAG_INT */
+  FlagWord words[FLAG_WORDS]; /* FLAG_INT */
+  double low, high;           /* FLAG_DOUBLE: bounds ... */
+  bool above_low;             /* ... low itself is not allowed */
+  bool below_high;            /* ... high itself is not allowed */
+  bool meta;                  /* no part of a run's configuration: asks for a text, or says where flags are */
 } Flag;
 
 typedef struct FlagTable {

@@ -74,19 +74,22 @@ static const Flag flags[] = {
     {GROUP_MEMORY, "head-chunk", INT(head_chunk), "auto", "N|auto",
      "rows of a mini-sequence in the LM head; 0 = no mini-sequences", RANGE(0, MAX_LENGTH),
      OR_WORD("auto", CHUNK_AUTO)},
-    {GROUP_MEMORY, "recompute", CHOICE(recompute), "layer", NULL,
-     "what the backward computes again: nothing, the MLP's inside, the layer", .choices = "none|mlp|layer"},
-    {GROUP_MEMORY, "keep-attention", INT(keep_attention), "0", "N|all",
+    {GROUP_MEMORY, "recompute", CHOICE(recompute), "auto", NULL,
+     "what the backward computes again: nothing, the MLP's inside, the layer",
+     .choices = "none|mlp|layer|auto"},
+    {GROUP_MEMORY, "keep-attention", INT(keep_attention), "auto", "N|all|auto",
      "layers whose attention output is kept, not computed again", RANGE(0, MAX_COUNT),
-     OR_WORD("all", KEEP_ALL)},
-    {GROUP_MEMORY, "checkpoint-every", INT(checkpoint_every), "1", "N",
-     "keep the input of every Nth layer only", RANGE(1, MAX_COUNT)},
+     OR_WORDS("all", KEEP_ALL, "auto", KEEP_AUTO)},
+    {GROUP_MEMORY, "checkpoint-every", INT(checkpoint_every), "auto", "N|auto",
+     "keep the input of every Nth layer only", RANGE(1, MAX_COUNT), OR_WORD("auto", EVERY_AUTO)},
     {GROUP_MEMORY, "attn-groups", INT(attn_groups), "auto", "N|auto",
-     "attention in N groups of key/value heads, one at a time; auto = as few as fit", RANGE(1, MAX_COUNT),
+     "attention in N groups of key/value heads, one at a time", RANGE(1, MAX_COUNT),
      OR_WORD("auto", GROUPS_AUTO)},
-    {GROUP_MEMORY, "offload", SET(offload), "none", "LIST",
+    {GROUP_MEMORY, "offload", SET(offload), "auto", "LIST|auto",
      "what host memory holds, to be streamed through: none, or a comma list",
-     .choices = "checkpoints|attention|optimizer|gradients|weights"},
+     .choices = "checkpoints|attention|optimizer|gradients|weights|auto"},
+    {GROUP_MEMORY, "offload-update", CHOICE(offload_update), "auto", NULL,
+     "who updates from gradients and moments on the host: the device, the CPU", .choices = "stream|cpu|auto"},
     {GROUP_MEMORY, "update", CHOICE(update), "step", NULL,
      "update after the whole backward, or each layer at once (no clipping)", .choices = "step|layer"},
     {GROUP_MEMORY, "plan", BOOL(plan), "", NULL, "print the memory plan of these flags, do not run"},
@@ -94,8 +97,11 @@ static const Flag flags[] = {
      "with --plan: for a card that is not here, by name (h100) or memory (80G)"},
     {GROUP_MEMORY, "max-seq-len-for", STRING(max_seq_len_for), "", "CARD",
      "print the longest sequence that fits a card, and the flags for it, do not run"},
+    {GROUP_MEMORY, "device-memory", INT(device_memory), "0", "BYTES",
+     "plan and run as if the device had so much to give; 0 = what is free", RANGE(0, (int64_t)1 << 50)},
     {GROUP_MEMORY, "host-memory", INT(host_memory), "0", "BYTES",
-     "with the two above: host memory that offloading may use; 0 = none", RANGE(0, (int64_t)1 << 50)},
+     "host memory that offloading may use; 0 = what is free (another card: none)",
+     RANGE(0, (int64_t)1 << 50)},
     {GROUP_MEMORY, "json", BOOL(json), "", NULL, "print the plan, or the profile, as JSON"},
 
     {GROUP_RUNNING, "device", STRING(device), "auto", NULL, "where to compute", .choices = "auto|cpu|cuda"},
@@ -254,7 +260,7 @@ void flags_json(FILE *out, const Options *o, int indent) {
     case FLAG_CHOICE:
     case FLAG_SET:
       flag_value_text(o, f, text, sizeof text);
-      if (f->type == FLAG_INT && !(f->word && strcmp(text, f->word) == 0))
+      if (f->type == FLAG_INT && strspn(text, "-0123456789") == strlen(text))
         fputs(text, out);
       else
         json_string(out, text);

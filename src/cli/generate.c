@@ -102,11 +102,14 @@ static bool generate(Run *r, Ids *prompt, Error *e) {
   RunShape shape = setup_shape(&r->o);
   AttentionShape attention = schedule_attention(&r->config, 0, 1, shape.T, 1);
   if (!attention_choose(&r->dev, shape.dtype, &attention, e)) return false;
-  r->schedule = schedule_new(&r->config, &shape, &r->dev);
+  plan_for_open(&r->room, &r->o, &r->config, &r->dev, false);
+  bool fits = plan_for_choose(&r->room, &shape);
+  r->schedule = schedule_new(&r->config, &r->room.run.shape, &r->dev);
   if (r->o.plan) {
     run_print_plan(r);
     return true;
   }
+  if (!fits) return plan_for_refuse(&r->room, &r->o, e);
   if (!open_model(r, e)) return false;
   int64_t made = go_on(r, prompt, r->o.max_new, &seconds);
   fprintf(stderr, "# %zu tokens of the prompt, %lld new ones, %.1f tok/s\n", prompt->n, (long long)made,

@@ -110,19 +110,23 @@ static bool check_memory(const Options *o, Error *e) {
   static const char *const needs_layer =
       "expected --recompute layer: the other modes keep every layer's input and attention anyway.\n"
       "Choose --recompute layer, or leave the flag out.";
-  if (o->checkpoint_every > 1 && o->recompute != RECOMPUTE_LAYER)
+  bool not_layer = o->recompute == RECOMPUTE_NONE || o->recompute == RECOMPUTE_MLP;
+  if (o->checkpoint_every > 1 && not_layer)
     return error_usage(e, "--checkpoint-every: found %lld with --recompute none or mlp, %s",
                        (long long)o->checkpoint_every, needs_layer);
-  if (o->keep_attention != 0 && o->recompute != RECOMPUTE_LAYER)
+  if (o->keep_attention != 0 && o->keep_attention != KEEP_AUTO && not_layer)
     return error_usage(e, "--keep-attention: found it with --recompute none or mlp, %s", needs_layer);
-  if (o->attn_groups > 1 && o->recompute != RECOMPUTE_LAYER)
+  if (o->attn_groups > 1 && not_layer)
     return error_usage(
         e,
         "--attn-groups: found %lld with --recompute none or mlp, expected --recompute layer: the "
         "other modes keep\nall heads' queries, keys and values. Choose --recompute layer, or leave "
         "the flag out.",
         (long long)o->attn_groups);
-  if (o->offload & (OFFLOAD_CHECKPOINTS | OFFLOAD_ATTENTION) && o->recompute != RECOMPUTE_LAYER)
+  if ((o->offload & OFFLOAD_AUTO) && o->offload != OFFLOAD_AUTO)
+    return error_usage(e, "--offload: found auto in a list, expected it alone.\n"
+                          "Leave auto out, or the rest of the list.");
+  if (o->offload & (OFFLOAD_CHECKPOINTS | OFFLOAD_ATTENTION) && not_layer)
     return error_usage(
         e, "--offload: found checkpoints or attention with --recompute none or mlp, expected --recompute "
            "layer: the other "
@@ -132,12 +136,12 @@ static bool check_memory(const Options *o, Error *e) {
     return error_usage(e,
                        "--offload: found attention without --keep-attention, so that there is none to hold.\n"
                        "Give --keep-attention N or all, or leave attention out.");
-  if ((o->offload & OFFLOAD_WEIGHTS) && (o->sample_every || o->generate))
+  const int gathered = OFFLOAD_OPTIMIZER | OFFLOAD_GRADIENTS;
+  if (o->offload_update == HOST_UPDATE_CPU && (o->offload & gathered) != gathered)
     return error_usage(
-        e,
-        "--offload: found weights together with --%s, which needs all of them for every token.\n"
-        "Leave one of the two out.",
-        o->generate ? "generate" : "sample-every");
+        e, "--offload-update cpu: found it without --offload optimizer,gradients, expected all that an "
+           "update takes to be on the host.\nGive --offload optimizer,gradients (and what else should be "
+           "there), or leave --offload-update out.");
   if (o->json && !o->plan && !o->max_seq_len_for && !o->profile)
     return error_usage(
         e, "--json: found none of --plan, --max-seq-len-for and --profile, which can be printed as JSON.\n"
@@ -152,10 +156,12 @@ static bool check_memory(const Options *o, Error *e) {
         "--max-seq-len-for: found it with --%s; it looks for the length itself.\nLeave one of the "
         "two out.",
         o->plan ? "plan" : "seq-len");
-  if (o->host_memory && !o->plan_device && !o->max_seq_len_for)
+  if (o->device_memory && (o->plan_device || o->max_seq_len_for))
     return error_usage(
-        e, "--host-memory: found neither --plan-device nor --max-seq-len-for, which plan with it.\n"
-           "Leave it out: a run takes what its flags ask for.");
+        e,
+        "--device-memory: found it with --%s, which says how much memory there is.\nLeave one of "
+        "the two out.",
+        o->plan_device ? "plan-device" : "max-seq-len-for");
   return true;
 }
 

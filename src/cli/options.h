@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-enum { OPTION_FLAGS = 64 }; /* room for the flags of the table */
+enum { OPTION_FLAGS = 80 }; /* room for the flags of the table */
 /* Of rope_scaling: as config.json says. The other values are those of RopeScaling. */
 enum { OPTION_ROPE_OF_MODEL = ROPE_YARN + 1 };
 
@@ -59,15 +59,17 @@ typedef struct Options {
   int64_t mlp_chunk;           /* rows of a mini-sequence of the MLP; 0 = whole, or CHUNK_AUTO */
   int64_t head_chunk;          /* rows of a mini-sequence of the LM head; 0 = whole, or CHUNK_AUTO */
   int recompute;               /* a Recompute */
-  int64_t keep_attention;      /* layers whose attention output is kept; KEEP_ALL */
-  int64_t checkpoint_every;    /* layers a kept layer input */
+  int64_t keep_attention;      /* layers whose attention output is kept; KEEP_ALL, KEEP_AUTO */
+  int64_t checkpoint_every;    /* layers a kept layer input; EVERY_AUTO */
   int64_t attn_groups;         /* groups of key/value heads that take turns; GROUPS_AUTO */
   int offload;                 /* OFFLOAD_ bits */
+  int offload_update;          /* a HostUpdate */
   int update;                  /* an UpdateMode */
   bool plan;                   /* print the memory plan, do not run */
   const char *plan_device;     /* of this card, or NULL: of the device that is here */
   const char *max_seq_len_for; /* print the longest sequence that fits this card, do not run; or NULL */
-  int64_t host_memory;         /* bytes that may be planned with on the host; 0 = not said */
+  int64_t device_memory;       /* bytes that may be planned with on the device; 0 = not said */
+  int64_t host_memory;         /* and on the host */
   bool json;                   /* print the plan, or the profile, as JSON */
 
   /* Running */

@@ -1,40 +1,29 @@
 #include "cli/plan_for.h"
 
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "cli/flags.h"
+#include "cli/automatic.h"
 #include "cli/setup.h"
-#include "device/cards.h"
-#include "llama/planner.h"
+#include "device/host_memory.h" /* host_free_bytes */
+#include "io/json_out.h"        /* json_string */
 
-/* ---- what is to be planned ---- */
+/* ---- what there is ---- */
 
-/* Flags that the user did not give are the planner's; host memory is used where it is said how much there is.
- */
-static unsigned free_flags(const Options *o) {
-  static const struct {
-    const char *flag;
-    unsigned bit;
-  } flags[] = {{"recompute", FREE_RECOMPUTE},
-               {"keep-attention", FREE_KEEP_ATTENTION},
-               {"checkpoint-every", FREE_CHECKPOINT_EVERY},
-               {"attn-groups", FREE_ATTN_GROUPS},
-               {"offload", FREE_OFFLOAD}};
-  unsigned bits = 0;
-  for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
-    if (!flags_given(o, flags[i].flag)) bits |= flags[i].bit;
-  return bits;
-}
+/* Of what is free here, what is not planned with: what the libraries of a GPU load when they are first used,
+ * and a part of the host's memory, in which this and other programs live. */
+enum { GPU_KEPT_BACK = 500000000, HOST_PART_KEPT_BACK = 16 };
 
-static PlanTarget target_of(const Options *o, const Config *c, const Device *dev, const Card *card) {
-  return (PlanTarget){.config = c,
-                      .dev = dev,
-                      .device_bytes = card->bytes - CARD_OVERHEAD,
-                      .host_bytes = o->host_memory,
-                      .flops = card->flops,
-                      .link = card->link,
-                      .free = free_flags(o)};
+static void target_of_card(PlanFor *p, const Options *o, const Config *c) {
+  p->kept_back = CARD_OVERHEAD;
+  card_device(&p->stand_in, &p->card);
+  p->target = (PlanTarget){.config = c,
+                           .dev = &p->stand_in,
+                           .device_bytes = p->card.bytes - CARD_OVERHEAD,
+                           .host_bytes = o->host_memory,
+                           .flops = p->card.flops,
+                           .link = p->card.link,
+                           .threads = CARD_HOST_THREADS};
 }
 
 bool plan_for_device(Device *dev, const Options *o, Error *e) {
@@ -44,128 +33,225 @@ bool plan_for_device(Device *dev, const Options *o, Error *e) {
   return true;
 }
 
-/* ---- printing ---- */
-
-/* The flags of the planner as one would type them. */
-static void flags_text(char text[256], const RunShape *r) {
-  static const char *const recompute[] = {"none", "mlp", "layer"};
-  static const char *const offloads[] = {"checkpoints", "attention", "optimizer", "gradients", "weights"};
-  int at = snprintf(text, 256, "--recompute %s", recompute[r->recompute]);
-  if (r->checkpoint_every > 1)
-    at += snprintf(text + at, 256 - (size_t)at, " --checkpoint-every %lld", (long long)r->checkpoint_every);
-  if (r->keep_attention == KEEP_ALL)
-    at += snprintf(text + at, 256 - (size_t)at, " --keep-attention all");
-  else if (r->keep_attention)
-    at += snprintf(text + at, 256 - (size_t)at, " --keep-attention %lld", (long long)r->keep_attention);
-  at += snprintf(text + at, 256 - (size_t)at, " --attn-groups %lld", (long long)r->attn_groups);
-  for (int i = 0, first = 1; i < 5; i++)
-    if (r->offload >> i & 1) {
-      at += snprintf(text + at, 256 - (size_t)at, "%s%s", first ? " --offload " : ",", offloads[i]);
-      first = 0;
-    }
+void plan_for_open(PlanFor *p, const Options *o, const Config *c, const Device *dev, bool stand_in) {
+  *p = (PlanFor){0};
+  if (dev->planned) {
+    Error e;
+    CHECK(card_find(&p->card, "plan-device", o->plan_device, &e), "%s", e.text);
+    target_of_card(p, o, c);
+    return;
+  }
+  bool cpu = dev->kind == DEVICE_CPU, said = o->device_memory > 0;
+  int64_t free_bytes = (int64_t)device_free_bytes(dev), host = (int64_t)host_free_bytes();
+  card_of_device(&p->card, dev, said ? o->device_memory : free_bytes);
+  if (!said) p->kept_back = cpu ? free_bytes / HOST_PART_KEPT_BACK : GPU_KEPT_BACK;
+  if (stand_in) card_device(&p->stand_in, &p->card);
+  int64_t device_bytes = p->card.bytes > p->kept_back ? p->card.bytes - p->kept_back : 0;
+  host -= host / HOST_PART_KEPT_BACK + (cpu ? device_bytes : 0);
+  p->target = (PlanTarget){.config = c,
+                           .dev = stand_in ? &p->stand_in : dev,
+                           .device_bytes = device_bytes,
+                           .host_bytes = o->host_memory ? o->host_memory
+                                         : host > 0     ? host
+                                                        : 0,
+                           .one_memory = cpu && !said,
+                           .defaults_first = cpu && !said,
+                           .flops = p->card.flops,
+                           .link = p->card.link,
+                           .threads = dev->threads};
+  if (p->target.one_memory) p->target.host_bytes = o->host_memory;
 }
 
-/* What would make it fit that changes the numbers: never chosen, only named. */
-static void print_other_numbers(FILE *f, const PlanTarget *t, const RunShape *shape) {
+bool plan_for_choose(PlanFor *p, const RunShape *shape) {
+  PlannedRun best;
+  bool fits = planner_fastest(&best, &p->target, shape);
+  p->leanest = best;
+  p->run = fits ? best : planner_plan(&p->target, shape);
+  p->missing = planner_missing(&p->target, &p->run);
+  return fits;
+}
+
+/* ---- what would help ---- */
+
+/* A printed text, for free(). */
+static char *flags_text(const Options *o, const RunShape *shape) {
+  char *text = NULL;
+  size_t size;
+  FILE *f = open_memstream(&text, &size);
+  CHECK(f, "out of memory for the flags");
+  automatic_print(f, o, shape);
+  CHECK(fclose(f) == 0, "out of memory for the flags");
+  return text;
+}
+
+/* Flags that change the numbers: never chosen, only named. */
+typedef struct OtherNumbers {
+  const char *flags; /* NULL = none would help */
+  RunShape shape;    /* with them, and what is then chosen */
+} OtherNumbers;
+
+static OtherNumbers other_numbers(const PlanTarget *t, const Options *o, const RunShape *shape) {
   static const struct {
     const char *flags;
-    DType moments;
-    UpdateMode update;
-  } others[] = {{"--update layer --clip 0", DT_FP32, UPDATE_LAYER},
-                {"--moments 8bit", DT_U8, UPDATE_STEP},
-                {"--moments 8bit --update layer --clip 0", DT_U8, UPDATE_LAYER}};
-  for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
-    RunShape r = *shape;
+    bool eight_bits, by_layer;
+  } others[] = {{"--update layer --clip 0", false, true},
+                {"--moments 8bit", true, false},
+                {"--moments 8bit --update layer --clip 0", true, true}};
+  for (size_t i = 0; i < sizeof others / sizeof *others && shape->training; i++) {
+    Options asked = *o;
+    Error ignored;
     PlannedRun run;
-    if (others[i].update == UPDATE_LAYER && r.A > 1) continue;
-    if (others[i].moments == DT_U8) r.moments = DT_U8;
-    if (others[i].update == UPDATE_LAYER) r.update = UPDATE_LAYER;
-    if (r.moments == shape->moments && r.update == shape->update) continue;
-    if (!planner_fastest(&run, t, &r)) continue;
-    char flags[256];
-    flags_text(flags, &run.shape);
-    fprintf(f, "# it would with other numbers: %s %s\n", others[i].flags, flags);
-    return;
+    if (others[i].eight_bits) asked.moments = DT_U8;
+    if (others[i].by_layer) asked.update = UPDATE_LAYER;
+    if (others[i].by_layer) asked.clip = 0;
+    if (asked.moments == o->moments && asked.update == o->update) continue;
+    if (!options_check(&asked, &ignored)) continue;
+    RunShape other = *shape;
+    other.moments = (DType)asked.moments;
+    other.update = (UpdateMode)asked.update;
+    if (planner_fastest(&run, t, &other)) return (OtherNumbers){others[i].flags, run.shape};
   }
+  return (OtherNumbers){0};
 }
 
-void plan_for_print_fit(const Options *o, const Config *c, const Schedule *s) {
-  Card card;
-  Error e;
-  Device dev;
-  char a[32], b[32], flags[256];
-  CHECK(card_find(&card, "plan-device", o->plan_device, &e), "%s", e.text);
-  card_device(&dev, &card);
-  PlanTarget t = target_of(o, c, &dev, &card);
-  int64_t left = t.device_bytes - plan_bytes(s->plan, SPACE_DEVICE);
-  printf("# %s: %s, of which %s for CUDA and its libraries\n", card.name, bytes_text(a, card.bytes),
-         bytes_text(b, CARD_OVERHEAD));
-  if (left >= 0) {
-    printf("# fits, %s are left; about %.3g s a step by the cost model\n", bytes_text(a, left),
-           planner_seconds(&t, &s->shape));
+static void print_other_numbers(FILE *f, const PlanTarget *t, const Options *o, const RunShape *shape) {
+  OtherNumbers other = other_numbers(t, o, shape);
+  if (!other.flags) {
+    fputs("# nor does it with --moments 8bit or --update layer: shorten --seq-len, or lower --batch\n", f);
     return;
   }
-  printf("# does not fit: %s are missing\n", bytes_text(a, -left));
-  PlannedRun best;
+  char *flags = flags_text(o, &other.shape);
+  fprintf(f, "# it would with other numbers: %s %s\n", other.flags, flags);
+  free(flags);
+}
+
+bool plan_for_refuse(const PlanFor *p, const Options *o, Error *e) {
+  char takes[32], host[32], has[32], host_has[32], missing[32];
+  const PlanTarget *t = &p->target;
   RunShape shape = setup_shape(o);
-  if (planner_fastest(&best, &t, &shape)) {
-    flags_text(flags, &best.shape);
-    printf("# fits with: %s (about %.3g s a step by the cost model)\n", flags, best.seconds);
-    return;
-  }
-  printf("# fits with no choice of the flags that were left open; the leanest takes %s\n",
-         bytes_text(a, best.device_bytes));
-  print_other_numbers(stdout, &t, &shape);
+  OtherNumbers other = other_numbers(t, o, &shape);
+  char *flags = flags_text(o, &p->leanest.shape), *help = NULL;
+  error_usage(
+      e,
+      "the run does not fit: found %s to plan with on %s%s%s, expected %s and %s on the host, which is the "
+      "least\nthat the flags left open can bring it to%s%s; %s are missing.\n",
+      bytes_text(has, t->device_bytes), p->card.name, t->host_bytes ? " and, on the host, " : "",
+      t->host_bytes ? bytes_text(host_has, t->host_bytes) : "", bytes_text(takes, p->leanest.device_bytes),
+      bytes_text(host, p->leanest.host_bytes), *flags ? ", with " : "", flags,
+      bytes_text(missing, planner_missing(t, &p->leanest)));
+  size_t at = strlen(e->text);
+  if (other.flags) help = flags_text(o, &other.shape);
+  if (help)
+    snprintf(e->text + at, sizeof e->text - at,
+             "With other numbers it would: %s %s (--plan shows what needs how much).", other.flags, help);
+  else
+    snprintf(
+        e->text + at, sizeof e->text - at,
+        "It would not with --moments 8bit or --update layer either: shorten --seq-len, lower --batch, or "
+        "choose\na smaller model (--plan shows what needs how much).");
+  free(flags);
+  free(help);
+  return false;
 }
 
-static void print_longest(const Options *o, const Config *c, const Card *card, const PlanTarget *t,
-                          const PlannedRun *run) {
-  char a[32], b[32], flags[256];
-  const RunShape *r = &run->shape;
-  flags_text(flags, r);
-  double tokens = (double)(r->A * r->B * r->T);
-  if (o->json) {
-    printf("{\"model\": \"%s\", \"parameters\": %lld, \"card\": \"%s\", \"card_bytes\": %lld, "
-           "\"overhead_bytes\": %d, "
-           "\"seq_len\": %lld, \"batch\": %lld, \"flags\": \"%s\", \"device_bytes\": %lld, \"host_bytes\": "
-           "%lld, "
-           "\"model_seconds\": %.4g}\n",
-           c->family, (long long)config_parameters(c), card->name, (long long)card->bytes, CARD_OVERHEAD,
-           (long long)r->T, (long long)r->B, flags, (long long)run->device_bytes, (long long)run->host_bytes,
-           run->seconds);
+/* ---- printing ---- */
+
+void plan_for_print(FILE *f, const PlanFor *p, const Options *o) {
+  char a[32], b[32];
+  const PlanTarget *t = &p->target;
+  char *flags = flags_text(o, &p->run.shape);
+  if (*flags && p->missing == 0) fprintf(f, "# automatic: %s\n", flags);
+  free(flags);
+  fprintf(f, "# %s: %s%s, %s kept back", p->card.name, bytes_text(a, p->card.bytes),
+          t->one_memory ? " free" : "", bytes_text(b, p->kept_back));
+  if (t->host_bytes) fprintf(f, "; %s of host memory", bytes_text(a, t->host_bytes));
+  fputc('\n', f);
+  if (p->missing == 0) {
+    int64_t taken = p->run.device_bytes + (t->one_memory ? p->run.host_bytes : 0);
+    fprintf(f, "# fits, %s are left", bytes_text(a, t->device_bytes - taken));
+    if (t->dev->kind == DEVICE_CUDA) fprintf(f, "; about %.3g s a step by the cost model", p->run.seconds);
+    fputc('\n', f);
     return;
   }
-  printf("# %s on %s: %s, of which %s for CUDA and its libraries\n", o->model, card->name,
-         bytes_text(a, card->bytes), bytes_text(b, CARD_OVERHEAD));
-  printf("--seq-len %lld %s\n", (long long)r->T, flags);
-  printf("# takes %s of %s on the device", bytes_text(a, run->device_bytes), bytes_text(b, t->device_bytes));
-  printf(" and %s on the host; about %.3g s a step, %.3g tok/s, by the cost model\n",
-         bytes_text(a, run->host_bytes), run->seconds, tokens / run->seconds);
+  flags = flags_text(o, &p->leanest.shape);
+  fprintf(f, "# does not fit: %s are missing; %s are missing at the leanest%s%s\n", bytes_text(a, p->missing),
+          bytes_text(b, planner_missing(t, &p->leanest)), *flags ? ", with " : "", flags);
+  free(flags);
+  RunShape shape = setup_shape(o);
+  print_other_numbers(f, t, o, &shape);
+}
+
+void plan_for_json(FILE *f, const PlanFor *p, const Options *o) {
+  const PlanTarget *t = &p->target;
+  fputs("{\"memory_of\": ", f);
+  json_string(f, p->card.name);
+  fprintf(f,
+          ", \"free_bytes\": %lld, \"kept_back_bytes\": %lld, \"free_host_bytes\": %lld, \"one_memory\": %s, "
+          "\"device_bytes\": %lld, \"host_bytes\": %lld, \"fits\": %s, \"missing_bytes\": %lld, "
+          "\"least_missing_bytes\": %lld, \"model_seconds\": %.4g, \"automatic\": ",
+          (long long)p->card.bytes, (long long)p->kept_back, (long long)t->host_bytes,
+          t->one_memory ? "true" : "false", (long long)p->run.device_bytes, (long long)p->run.host_bytes,
+          p->missing ? "false" : "true", (long long)p->missing, (long long)planner_missing(t, &p->leanest),
+          p->run.seconds);
+  automatic_json(f, o, &p->run.shape);
+  fputs(", \"other_numbers\": ", f);
+  RunShape shape = setup_shape(o);
+  OtherNumbers other = {0};
+  if (p->missing) other = other_numbers(t, o, &shape);
+  json_string(f, other.flags);
+  fputc('}', f);
+}
+
+/* ---- the longest sequence ---- */
+
+static void print_longest(const Options *o, const PlanFor *p) {
+  char a[32], b[32];
+  const Config *c = p->target.config;
+  const PlannedRun *run = &p->run;
+  const RunShape *r = &run->shape;
+  char *flags = flags_text(o, r);
+  double tokens = (double)(r->A * r->B * r->T);
+  if (o->json)
+    printf(
+        "{\"model\": \"%s\", \"parameters\": %lld, \"card\": \"%s\", \"card_bytes\": %lld, "
+        "\"overhead_bytes\": %lld, \"seq_len\": %lld, \"batch\": %lld, \"flags\": \"%s\", \"device_bytes\": "
+        "%lld, \"host_bytes\": %lld, \"model_seconds\": %.4g}\n",
+        c->family, (long long)config_parameters(c), p->card.name, (long long)p->card.bytes,
+        (long long)p->kept_back, (long long)r->T, (long long)r->B, flags, (long long)run->device_bytes,
+        (long long)run->host_bytes, run->seconds);
+  else
+    printf("# %s on %s: %s, of which %s for CUDA and its libraries\n--seq-len %lld %s\n"
+           "# takes %s of %s on the device",
+           o->model, p->card.name, bytes_text(a, p->card.bytes), bytes_text(b, p->kept_back), (long long)r->T,
+           flags, bytes_text((char[32]){0}, run->device_bytes),
+           bytes_text((char[32]){0}, p->target.device_bytes));
+  if (!o->json)
+    printf(" and %s on the host; about %.3g s a step, %.3g tok/s, by the cost model\n",
+           bytes_text(a, run->host_bytes), run->seconds, tokens / run->seconds);
+  free(flags);
 }
 
 bool plan_for_longest(const Options *o, Error *e) {
   Config c;
-  Card card;
-  Device dev;
+  PlanFor p = {0};
   char a[32], b[32];
-  bool ok = setup_config(&c, o, e) && card_find(&card, "max-seq-len-for", o->max_seq_len_for, e);
+  bool ok = setup_config(&c, o, e) && card_find(&p.card, "max-seq-len-for", o->max_seq_len_for, e);
   if (ok) {
-    card_device(&dev, &card);
-    PlanTarget t = target_of(o, &c, &dev, &card);
+    target_of_card(&p, o, &c);
     RunShape shape = setup_shape(o);
-    PlannedRun best;
-    ok = planner_longest(&best, &t, &shape);
+    ok = planner_longest(&p.run, &p.target, &shape);
     if (ok) {
-      print_longest(o, &c, &card, &t, &best);
+      print_longest(o, &p);
     } else {
       shape.T = LENGTH_STEP;
-      print_other_numbers(stderr, &t, &shape);
+      print_other_numbers(stderr, &p.target, o, &shape);
       error_usage(
           e,
           "--max-seq-len-for %s: found room for %s, expected at least %s, which %d tokens take at the "
           "leanest.\nGive a larger card, a smaller model, or another --dtype, --moments, --update or "
           "--host-memory.",
-          o->max_seq_len_for, bytes_text(a, t.device_bytes), bytes_text(b, best.device_bytes), LENGTH_STEP);
+          o->max_seq_len_for, bytes_text(a, p.target.device_bytes), bytes_text(b, p.run.device_bytes),
+          LENGTH_STEP);
     }
   }
   config_free(&c);

@@ -7,9 +7,9 @@
 #include <unistd.h>
 
 #include "base/process.h"   /* defines: process_resident_bytes */
+#include "cli/automatic.h"  /* defines: automatic_read, automatic_json */
 #include "cli/flags.h"      /* defines: flags_print, flags_json */
 #include "cli/generate.h"   /* defines: generate_check_samples */
-#include "cli/plan_for.h"   /* defines: plan_for_device, plan_for_print_fit */
 #include "cli/setup.h"      /* defines: setup_config, setup_shape, setup_data */
 #include "cli/text.h"       /* defines: text_close */
 #include "io/file.h"        /* defines: file_check_target, file_write_text */
@@ -100,12 +100,13 @@ static bool open_saved_state(Run *r, Error *e) {
   return !r->resumed.path[0] || saved_state_check_model(&r->resumed, &r->o, &r->config, e);
 }
 
-/* Says so where a GPU's attention is not the fastest that there is. */
-static void prepare_attention(Run *r, const RunShape *shape) {
+/* True when a vendor's attention was prepared for every layer. Says so where a GPU has another. */
+static bool prepare_attention(Run *r, const RunShape *shape) {
   Error why = {0};
-  if (!schedule_prepare_attention(&r->config, shape, &r->dev, false, &why) && r->dev.kind == DEVICE_CUDA &&
-      !r->dev.planned)
+  if (schedule_prepare_attention(&r->config, shape, &r->dev, false, &why)) return true;
+  if (r->dev.kind == DEVICE_CUDA && !r->dev.planned)
     fprintf(stderr, "# attention without cuDNN: %.*s\n", (int)strcspn(why.text, "\n"), why.text);
+  return false;
 }
 
 static const AttentionMethod *layer_attention(const Run *r, const RunShape *shape, int64_t l, Error *e) {
@@ -122,19 +123,43 @@ static bool check_attention(const Run *r, const RunShape *shape, Error *e) {
   return true;
 }
 
-/* The schedule, after the attention of its shape was prepared: in groups only where there is no room for all
- * heads at a time. */
-static bool open_schedule(Run *r, RunShape shape, Error *e) {
-  prepare_attention(r, &shape);
+/* What the flags leave open: as the run that is resumed had it, if that still fits. */
+static RunShape shape_to_fit(const Run *r) {
+  RunShape asked = setup_shape(&r->o);
+  if (!r->resumed.path[0]) return asked;
+  RunShape saved = automatic_read(&r->o, r->resumed.flags.automatic);
+  PlannedRun run;
+  if (planner_allows(&r->config, &saved) && planner_fastest(&run, &r->room.target, &saved)) return saved;
+  printf("# what the saved run chose does not fit the memory that is free now: chosen anew\n");
+  return asked;
+}
+
+/* Chooses what the flags leave open, and plans the run. Groups of heads have an attention of their own to be
+ * prepared; a workspace that is larger than the choice counted with makes a choice for less memory. */
+static bool open_schedule(Run *r, Error *e) {
+  RunShape shape = setup_shape(&r->o);
+  bool prepared = prepare_attention(r, &shape);
   if (!check_attention(r, &shape, e)) return false;
-  r->schedule = schedule_new(&r->config, &shape, &r->dev);
-  int64_t groups = r->schedule->shape.attn_groups;
-  if (shape.attn_groups != GROUPS_AUTO || groups == 1) return true;
-  schedule_free(r->schedule);
-  shape.attn_groups = groups;
-  prepare_attention(r, &shape);
-  r->schedule = schedule_new(&r->config, &shape, &r->dev);
+  plan_for_open(&r->room, &r->o, &r->config, &r->dev, prepared);
+  int64_t limit = r->room.target.device_bytes, most_attempts = 4;
+  shape = shape_to_fit(r);
+  for (int64_t i = 0; i < most_attempts; i++) {
+    bool fits = plan_for_choose(&r->room, &shape);
+    PlannedRun *run = &r->room.run;
+    if (prepared && run->shape.attn_groups > 1) prepare_attention(r, &run->shape);
+    schedule_free(r->schedule);
+    r->schedule = schedule_new(&r->config, &run->shape, &r->dev);
+    run->device_bytes = plan_bytes(r->schedule->plan, SPACE_DEVICE);
+    if (!fits || run->device_bytes <= limit) break;
+    r->room.target.device_bytes -= run->device_bytes - limit;
+    r->room.missing = run->device_bytes - limit;
+  }
   return true;
+}
+
+static bool open_device(Run *r, Error *e) {
+  if (r->o.plan_device) return plan_for_device(&r->dev, &r->o, e);
+  return device_open(&r->dev, r->o.device, (int)r->o.threads, e);
 }
 
 bool run_open(Run *r, Error *e) {
@@ -143,16 +168,14 @@ bool run_open(Run *r, Error *e) {
   /* before any other thread: they inherit which signals are blocked */
   r->signals = signals_open();
   if (o->dump_grads && !file_check_target(o->dump_grads, e)) return error_prefix(e, "--dump-grads ");
-  if (!setup_config(&r->config, o, e)) return false;
-  if (o->plan_device ? !plan_for_device(&r->dev, o, e) : !device_open(&r->dev, o->device, (int)o->threads, e))
+  if (!setup_config(&r->config, o, e) || !open_device(r, e)) return false;
+  if (o->plan) return open_schedule(r, e);
+  if (!check_out(r, e) || !open_saved_state(r, e) || !open_schedule(r, e) || !open_weights(r, e) ||
+      !open_data(r, e))
     return false;
-  RunShape shape = setup_shape(o);
-  /* a plan is the same on every machine, a run heeds what is there */
-  if (!o->plan) shape.most_bytes = (int64_t)device_free_bytes(&r->dev);
-  if (!open_schedule(r, shape, e)) return false;
-  if (o->plan) return true;
-  if (!check_out(r, e) || !open_saved_state(r, e) || !open_weights(r, e) || !open_data(r, e)) return false;
-  r->roof = r->roofs.flops = matmul_measure_rate(&r->dev, shape.dtype, 0.01, &r->roofs.flops_per_cpu_second);
+  if (r->room.missing) return plan_for_refuse(&r->room, o, e);
+  r->roof = r->roofs.flops =
+      matmul_measure_rate(&r->dev, r->schedule->shape.dtype, 0.01, &r->roofs.flops_per_cpu_second);
   if (o->profile) profile_open(&r->dev);
   if (o->profile) r->roofs.bytes = profile_copy_rate(&r->dev, 0.1);
   r->libraries_bytes = process_resident_bytes();
@@ -202,10 +225,12 @@ static bool write_run_json(const Run *r, int argc, char **argv, Error *e) {
       (long long)c->NKV, (long long)c->HS, (long long)c->FF, (long long)c->V);
   fprintf(f,
           "},\n  \"data_tokens\": %lld,\n  \"resumed_from_step\": %lld,\n  \"mlp_rows\": %lld,\n  "
-          "\"head_rows\": %lld,\n  \"attn_groups\": %lld,\n  \"options\": ",
+          "\"head_rows\": %lld,\n  \"attn_groups\": %lld,\n  \"automatic\": ",
           (long long)(r->train ? dataloader_tokens(r->train) : 0), (long long)run_first(r),
           (long long)schedule_mlp_rows(r->schedule), (long long)schedule_head_rows(r->schedule),
           (long long)r->schedule->shape.attn_groups);
+  automatic_json(f, &r->o, &r->schedule->shape);
+  fputs(",\n  \"options\": ", f);
   flags_json(f, &r->o, 2);
   fputs("\n}\n", f);
   CHECK(fclose(f) == 0, "out of memory for run.json");
@@ -288,7 +313,11 @@ bool run_rescue(Run *r, int64_t done, Error *e) {
 
 void run_print_plan(const Run *r) {
   if (r->o.plan && r->o.json) {
+    printf("{\n  \"fit\": ");
+    plan_for_json(stdout, &r->room, &r->o);
+    printf(",\n");
     plan_json(stdout, r->schedule->plan);
+    printf("}\n");
     return;
   }
   plan_print(stdout, r->schedule->plan);
@@ -297,7 +326,7 @@ void run_print_plan(const Run *r) {
          (long long)schedule_rows(r->schedule));
   if (schedule_grouped(r->schedule))
     printf("# attention in %lld groups of heads\n", (long long)r->schedule->shape.attn_groups);
-  if (r->o.plan_device) plan_for_print_fit(&r->o, &r->config, r->schedule);
+  plan_for_print(stdout, &r->room, &r->o);
 }
 
 /* Who computes the attention: layers may differ in their window, and then in that. */

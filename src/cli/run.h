@@ -6,6 +6,7 @@
 #include "base/signals.h"
 #include "base/version.h" /* VERSION */
 #include "cli/options.h"
+#include "cli/plan_for.h"
 #include "cli/saved_state.h"
 #include "device/profile.h" /* ProfileRoofs */
 #include "io/log.h"
@@ -22,6 +23,7 @@ typedef struct Run {
   Options o;
   Config config;
   Device dev;
+  PlanFor room; /* the memory there is, and how the run fits it */
   Schedule *schedule;
   Model model;
   DataLoader *train, *val; /* NULL where there is none */

@@ -7,8 +7,9 @@
 
 #include <cjson/cJSON.h>
 
-#include "cli/flags.h" /* flags_json */
-#include "cli/setup.h" /* setup_is_folder */
+#include "cli/automatic.h" /* automatic_json */
+#include "cli/flags.h"     /* flags_json */
+#include "cli/setup.h"     /* setup_is_folder */
 #include "io/file.h"
 #include "io/hf_config.h"
 #include "llama/hf_model.h"
@@ -44,13 +45,12 @@ bool saved_state_open(SavedState *s, const Options *o, Error *e) {
                          s->path);
   }
   char path[STATE_PATH];
-  return trainer_state_read(&s->at, &s->options, in_state(path, s->path, "trainer.json"), e) ||
+  return trainer_state_read(&s->at, &s->flags, in_state(path, s->path, "trainer.json"), e) ||
          error_prefix(e, "--resume: ");
 }
 
 void saved_state_close(SavedState *s) {
-  free(s->options);
-  s->options = NULL;
+  trainer_flags_free(&s->flags);
 }
 
 /* ---- checking ---- */
@@ -61,6 +61,16 @@ static char *options_text(const Options *o) {
   FILE *f = open_memstream(&text, &size);
   CHECK(f, "out of memory for the flags");
   flags_json(f, o, 2);
+  CHECK(fclose(f) == 0, "out of memory for the flags");
+  return text;
+}
+
+static char *automatic_text(const Options *o, const RunShape *shape) {
+  char *text = NULL;
+  size_t size;
+  FILE *f = open_memstream(&text, &size);
+  CHECK(f, "out of memory for the flags");
+  automatic_json(f, o, shape);
   CHECK(fclose(f) == 0, "out of memory for the flags");
   return text;
 }
@@ -76,7 +86,8 @@ static bool must_agree(const char *flag) {
 
 /* These say where and how far, not what. */
 static bool is_of_no_matter(const char *flag) {
-  static const char *const names[] = {"resume", "out", "stop-after", "save-every", "keep", "plan", "json"};
+  static const char *const names[] = {"resume", "out",  "stop-after",    "save-every", "keep",
+                                      "plan",   "json", "device-memory", "host-memory"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++)
     if (strcmp(flag, names[i]) == 0) return true;
   return false;
@@ -102,7 +113,7 @@ static bool check_flag(const SavedState *s, const cJSON *now, const cJSON *was, 
 
 static bool check_flags(const SavedState *s, const Options *o, Error *e) {
   char *text = options_text(o);
-  cJSON *now = cJSON_Parse(text), *was = cJSON_Parse(s->options);
+  cJSON *now = cJSON_Parse(text), *was = cJSON_Parse(s->flags.options);
   CHECK(now && was, "flags that cannot be parsed");
   bool ok = true;
   for (const cJSON *flag = now->child; flag && ok; flag = flag->next)
@@ -238,9 +249,9 @@ static bool write_files(const char *path, TrainerState *at, Model *m, const Opti
       !hf_model_save(m, in_state(file, path, "model.safetensors"), &at->weights_hash, e) ||
       !hf_model_save_optimizer(m, in_state(file, path, "optimizer.safetensors"), &at->optimizer_hash, e))
     return false;
-  char *options = options_text(o);
-  bool ok = trainer_state_write(at, options, in_state(file, path, "trainer.json"), e);
-  free(options);
+  TrainerFlags flags = {options_text(o), automatic_text(o, &m->schedule->shape)};
+  bool ok = trainer_state_write(at, &flags, in_state(file, path, "trainer.json"), e);
+  trainer_flags_free(&flags);
   return ok && (!setup_is_folder(o) || run_folder_copy_tokenizer(path, o->model, e));
 }
 

@@ -16,7 +16,7 @@ extern "C" {
 typedef struct SavedState {
   char path[RUN_PATH]; /* "" = there is none: the run starts at step 1 */
   TrainerState at;
-  char *options; /* the flags of the run that saved it, a JSON object; owned */
+  TrainerFlags flags; /* of the run that saved it; owned */
 } SavedState;
 
 /* Finds and reads the state that --resume asks for: the named one, or the newest in --out. Without --resume,

@@ -125,13 +125,11 @@ static int64_t smaller(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
 
-/* Tokens of a generated text. A sample is as long as what the model is trained on, up to SAMPLE_TOKENS; there
- * is none where the weights are on the host. */
+/* Tokens of a generated text. A sample is as long as what the model is trained on, up to SAMPLE_TOKENS. */
 static int64_t text_tokens(const Options *o) {
   bool samples = o->sample_every || strcmp(o->model, "demo") == 0;
   if (o->generate) return o->seq_len;
-  if (o->eval_only || o->dump_grads || o->max_seq_len_for || (o->offload & OFFLOAD_WEIGHTS) || !samples)
-    return 0;
+  if (o->eval_only || o->dump_grads || o->max_seq_len_for || !samples) return 0;
   return o->seq_len < 2 ? 2 : smaller(o->seq_len, SAMPLE_TOKENS);
 }
 
@@ -149,6 +147,7 @@ RunShape setup_shape(const Options *o) {
       .update = (UpdateMode)o->update,
       .attn_groups = o->attn_groups,
       .offload = (unsigned)o->offload,
+      .host_update = (HostUpdate)o->offload_update,
       .mlp_chunk = o->mlp_chunk,
       .head_chunk = o->head_chunk,
       .pack = o->pack && !o->generate,

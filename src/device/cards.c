@@ -42,6 +42,19 @@ static Card card_of_size(int64_t bytes) {
   return card;
 }
 
+void card_of_device(Card *card, const Device *dev, int64_t bytes) {
+  *card = (Card){.name = dev->name, .bytes = bytes, .flops = 200e9, .link = 10e9};
+  if (dev->kind == DEVICE_CPU) return;
+  int best = CARDS - 1;
+  for (int i = CARDS - 1; i >= 0; i--) /* of its kind the smallest that is as large, or another kind's */
+    if (cards[i].bytes >= bytes &&
+        (cards[i].capability == dev->capability || cards[best].capability != dev->capability))
+      best = i;
+  card->capability = dev->capability;
+  card->flops = cards[best].flops;
+  card->link = cards[best].link;
+}
+
 bool card_find(Card *card, const char *flag, const char *text, Error *e) {
   char names[512] = "";
   for (int i = 0; i < CARDS; i++) {
@@ -65,7 +78,8 @@ bool card_find(Card *card, const char *flag, const char *text, Error *e) {
 void card_device(Device *dev, const Card *card) {
   memset(dev, 0, sizeof *dev);
   dev->kind = DEVICE_CUDA;
-  dev->planned = card->capability;
+  dev->planned = true;
+  dev->capability = card->capability;
   dev->max_chunk_rows = CUDA_MAX_CHUNK_ROWS;
   snprintf(dev->name, sizeof dev->name, "%s (planned)", card->name);
 }

@@ -27,11 +27,12 @@ enum { EXTRA_MATMUL, EXTRA_ATTENTION, DEVICE_EXTRAS };
 
 typedef struct Device {
   DeviceKind kind;
-  int threads;            /* CPU lanes that operations may use (OpenMP threads) */
-  void *stream;           /* cudaStream_t on CUDA; NULL on the CPU */
-  void *workspace;        /* scratch for matrix products and reductions, carved from the memory plan */
-  size_t workspace_bytes; /* its size; device_workspace_bytes() says what is needed */
-  int planned; /* compute capability (90 for 9.0) of a GPU that is only planned for; 0 = this is real */
+  int threads;             /* CPU lanes that operations may use (OpenMP threads) */
+  void *stream;            /* cudaStream_t on CUDA; NULL on the CPU */
+  void *workspace;         /* scratch for matrix products and reductions, carved from the memory plan */
+  size_t workspace_bytes;  /* its size; device_workspace_bytes() says what is needed */
+  bool planned;            /* a GPU that is only planned for: it is not here */
+  int capability;          /* compute capability of a GPU, 90 for 9.0; 0 on the CPU */
   int64_t max_chunk_rows;  /* rows of a mini-sequence beyond which larger stops being faster */
   char name[128];          /* for the configuration that is printed */
   struct CudaDevice *cuda; /* what only a CUDA device has (device_cuda.h); NULL on the CPU */

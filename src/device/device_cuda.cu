@@ -102,7 +102,7 @@ bool cuda_open(Device *dev, Error *e) {
   if (!check_chip(&chip, e)) return false;
   CudaDevice *cuda = (CudaDevice *)calloc(1, sizeof *cuda);
   CHECK(cuda, "out of memory for the device");
-  cuda->capability = chip.major * 10 + chip.minor;
+  dev->capability = chip.major * 10 + chip.minor;
   cuda->multiprocessors = chip.multiProcessorCount;
   dev->cuda = cuda;
   snprintf(dev->name, sizeof dev->name, "%.80s, %d multiprocessors, %.1f GB", chip.name,

@@ -10,7 +10,6 @@ extern "C" {
 #endif
 
 typedef struct CudaDevice {
-  int capability;                              /* 90 for compute capability 9.0 */
   int multiprocessors;                         /* how many the chip has */
   void *copy_stream;                           /* cudaStream_t of the asynchronous copies */
   void *operations_recorded, *copies_recorded; /* cudaEvent_t: of dev->stream, of copy_stream */

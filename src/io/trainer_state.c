@@ -11,7 +11,7 @@
 
 enum { FORMAT = 1 }; /* of trainer.json; a reader refuses others */
 
-bool trainer_state_write(const TrainerState *s, const char *options_json, const char *path, Error *e) {
+bool trainer_state_write(const TrainerState *s, const TrainerFlags *flags, const char *path, Error *e) {
   char *text = NULL;
   size_t size;
   FILE *f = open_memstream(&text, &size);
@@ -25,8 +25,8 @@ bool trainer_state_write(const TrainerState *s, const char *options_json, const 
     fprintf(f, "%s%" PRId64, i ? ", " : "", s->position.taken[i]);
   fprintf(f,
           "]},\n  \"files\": {\"model.safetensors\": \"%016" PRIx64
-          "\", \"optimizer.safetensors\": \"%016" PRIx64 "\"},\n  \"options\": %s\n}\n",
-          s->weights_hash, s->optimizer_hash, options_json);
+          "\", \"optimizer.safetensors\": \"%016" PRIx64 "\"},\n  \"options\": %s,\n  \"automatic\": %s\n}\n",
+          s->weights_hash, s->optimizer_hash, flags->options, flags->automatic);
   CHECK(fclose(f) == 0, "out of memory for trainer.json");
   bool ok = file_write_text(path, text, e);
   free(text);
@@ -67,11 +67,12 @@ static bool position_of(const cJSON *data, DataPosition *p, Error *e) {
   return count_of(cJSON_GetObjectItemCaseSensitive(data, "samples"), "samples", &p->samples, e);
 }
 
-static bool parse(TrainerState *s, char **options_json, const cJSON *root, Error *e) {
+static bool parse(TrainerState *s, TrainerFlags *flags, const cJSON *root, Error *e) {
   int64_t format = 0;
   const cJSON *data = cJSON_GetObjectItemCaseSensitive(root, "data"),
               *files = cJSON_GetObjectItemCaseSensitive(root, "files"),
-              *options = cJSON_GetObjectItemCaseSensitive(root, "options");
+              *options = cJSON_GetObjectItemCaseSensitive(root, "options"),
+              *automatic = cJSON_GetObjectItemCaseSensitive(root, "automatic");
   if (!count_of(cJSON_GetObjectItemCaseSensitive(root, "format"), "format", &format, e)) return false;
   if (format != FORMAT)
     return error_usage(e, "format %" PRId64 ", expected %d. Use the version of train_llama that wrote it",
@@ -79,6 +80,7 @@ static bool parse(TrainerState *s, char **options_json, const cJSON *root, Error
   if (!cJSON_IsObject(data)) return bad_key("data", "an object", e);
   if (!cJSON_IsObject(files)) return bad_key("files", "an object", e);
   if (!cJSON_IsObject(options)) return bad_key("options", "an object", e);
+  if (automatic && !cJSON_IsObject(automatic)) return bad_key("automatic", "an object, or none", e);
   if (!count_of(cJSON_GetObjectItemCaseSensitive(root, "step"), "step", &s->step, e) ||
       !count_of(cJSON_GetObjectItemCaseSensitive(root, "tokens"), "tokens", &s->tokens, e) ||
       !hash_of(cJSON_GetObjectItemCaseSensitive(data, "fingerprint"), "fingerprint", &s->data_fingerprint,
@@ -90,18 +92,26 @@ static bool parse(TrainerState *s, char **options_json, const cJSON *root, Error
                &s->optimizer_hash, e) ||
       !position_of(data, &s->position, e))
     return false;
-  *options_json = cJSON_PrintUnformatted(options);
-  CHECK(*options_json, "out of memory for trainer.json");
+  flags->options = cJSON_PrintUnformatted(options);
+  flags->automatic = automatic ? cJSON_PrintUnformatted(automatic) : strdup("{}");
+  CHECK(flags->options && flags->automatic, "out of memory for trainer.json");
   return true;
 }
 
-bool trainer_state_read(TrainerState *s, char **options_json, const char *path, Error *e) {
+void trainer_flags_free(TrainerFlags *flags) {
+  free(flags->options);
+  free(flags->automatic);
+  *flags = (TrainerFlags){0};
+}
+
+bool trainer_state_read(TrainerState *s, TrainerFlags *flags, const char *path, Error *e) {
   *s = (TrainerState){0};
+  *flags = (TrainerFlags){0};
   char *text = file_read_text(path, 1 << 20, NULL, e);
   if (!text) return false;
   cJSON *root = cJSON_Parse(text);
   free(text);
-  bool ok = cJSON_IsObject(root) ? parse(s, options_json, root, e)
+  bool ok = cJSON_IsObject(root) ? parse(s, flags, root, e)
                                  : error_usage(e, "this is not JSON, expected an object");
   cJSON_Delete(root);
   return ok || error_prefix(e, "%s: ", path);

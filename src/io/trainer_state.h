@@ -23,11 +23,19 @@ typedef struct TrainerState {
   uint64_t optimizer_hash;   /* and of optimizer.safetensors */
 } TrainerState;
 
-/* Writes PATH. options_json: the run's flags, an object; it is kept as it is. */
-bool trainer_state_write(const TrainerState *s, const char *options_json, const char *path, Error *e);
+/* Flags as JSON objects, which are kept as they are. */
+typedef struct TrainerFlags {
+  char *options;   /* every flag's value; malloc'ed */
+  char *automatic; /* what was chosen for those that are auto; malloc'ed */
+} TrainerFlags;
 
-/* Reads PATH; *options_json (malloc'ed) is the object of flags. */
-bool trainer_state_read(TrainerState *s, char **options_json, const char *path, Error *e);
+/* Writes PATH. */
+bool trainer_state_write(const TrainerState *s, const TrainerFlags *flags, const char *path, Error *e);
+
+/* Reads PATH. */
+bool trainer_state_read(TrainerState *s, TrainerFlags *flags, const char *path, Error *e);
+
+void trainer_flags_free(TrainerFlags *flags);
 
 #ifdef __cplusplus
 }

@@ -395,7 +395,12 @@ static void *generate_rows(Model *m, const int32_t *tokens, int64_t at, int64_t 
   const ParamSpec *table = &m->params.embedding[P_EMBEDDING];
   embedding_forward(m->dev, s->shape.dtype, x, model_weight(m, params_embedding_unit(&m->params), table),
                     device_tokens, rows, m->config->C);
-  for (int64_t l = 0; l < m->config->L; l++) layer_generate(m, l, at, rows);
+  int64_t L = m->config->L;
+  for (int64_t l = 0; l < L; l++) {
+    offload_wait(m->dev);
+    weights_prefetch(m, l, l + 1 < L ? l + 1 : 0); /* the next token begins with the first layer again */
+    layer_generate(m, l, at, rows);
+  }
   return x;
 }
 

@@ -69,11 +69,12 @@ static DType kind_dtype(const Model *m, int kind) {
   return kind == U_WEIGHT ? s->dtype : kind == U_MOMENT1 || kind == U_MOMENT2 ? s->moments : DT_FP32;
 }
 
-/* Whether the unit's tensors of that kind are on the host, and stream through slots. */
+/* Whether the unit's tensors of that kind are not where the update computes, and stream through slots. */
 static bool streams(const Model *m, int64_t u, int kind) {
   const Schedule *s = m->schedule;
-  return s->update_slots[kind][0] != NO_BUFFER &&
-         (kind != U_WEIGHT || plan_buffer_space(s->plan, s->weights[u]) == SPACE_HOST);
+  BufferId slot = s->update_slots[kind][0];
+  return slot != NO_BUFFER &&
+         (kind != U_WEIGHT || plan_buffer_space(s->plan, s->weights[u]) != plan_buffer_space(s->plan, slot));
 }
 
 /* Where the piece is kept: on the device or on the host. NULL when the run has no such tensor. */
@@ -97,21 +98,18 @@ static void *place_of(const Model *m, int64_t u, const Piece *p, int kind, int s
   return arena_get(&m->arena, m->schedule->update_slots[kind][slot]);
 }
 
-static void fetch_piece(Model *m, int64_t u, const Piece *p, int slot) {
-  for (int kind = 0; kind < U_KINDS; kind++)
-    if (streams(m, u, kind))
-      offload_fetch(m->dev, place_of(m, u, p, kind, slot), home_of(m, u, p, kind),
-                    (size_t)kind_elements(p, kind) * dtype_size(kind_dtype(m, kind)));
+/* Begins the copies of what streams, to the slot or back from it. */
+static void move_piece(Model *m, int64_t u, const Piece *p, int slot, bool to_slot) {
+  bool to_host = to_slot == schedule_updates_on_host(&m->schedule->shape);
+  for (int kind = 0; kind < U_KINDS; kind++) {
+    if (!streams(m, u, kind) || (kind == U_GRADIENT && !to_slot)) continue;
+    void *home = home_of(m, u, p, kind), *place = place_of(m, u, p, kind, slot);
+    size_t bytes = (size_t)kind_elements(p, kind) * dtype_size(kind_dtype(m, kind));
+    (to_host ? offload_store : offload_fetch)(m->dev, to_slot ? place : home, to_slot ? home : place, bytes);
+  }
 }
 
-static void store_piece(Model *m, int64_t u, const Piece *p, int slot) {
-  for (int kind = 0; kind < U_KINDS; kind++)
-    if (kind != U_GRADIENT && streams(m, u, kind))
-      offload_store(m->dev, home_of(m, u, p, kind), place_of(m, u, p, kind, slot),
-                    (size_t)kind_elements(p, kind) * dtype_size(kind_dtype(m, kind)));
-}
-
-static void update_piece(Model *m, int64_t u, const Piece *p, int slot, const AdamW *a) {
+static void update_piece(Model *m, Device *dev, int64_t u, const Piece *p, int slot, const AdamW *a) {
   const RunShape *shape = &m->schedule->shape;
   int64_t first = p->slice->row * p->spec->cols + p->at;
   AdamWTensor t = {};
@@ -128,7 +126,7 @@ static void update_piece(Model *m, int64_t u, const Piece *p, int slot, const Ad
   t.decay = p->spec->decay;
   t.id = p->id;
   t.first = first;
-  adamw_update(m->dev, &t, a);
+  adamw_update(dev, &t, a);
 }
 
 /* While a piece is updated, the next one is fetched into the other slot, once what the piece before it left
@@ -139,13 +137,21 @@ void optimizer_update_unit(Model *m, int64_t u, const AdamW *a) {
   PieceWalk walk = {m, u, in_slices ? schedule_update_slice(s) : INT64_MAX, 0, 0, 0};
   Piece now, next;
   bool more = next_piece(&walk, &now);
-  if (more) fetch_piece(m, u, &now, 0);
+  bool on_host = schedule_updates_on_host(&s->shape);
+  Device host = {};
+  host.kind = DEVICE_CPU;
+  host.threads = m->dev->threads;
+  host.profile = m->dev->profile;
+  if (more) move_piece(m, u, &now, 0, true);
   for (int slot = 0; more; slot = 1 - slot, now = next) {
-    offload_wait(m->dev);
+    if (on_host)
+      device_synchronize(m->dev);
+    else
+      offload_wait(m->dev);
     more = next_piece(&walk, &next);
-    if (more) fetch_piece(m, u, &next, 1 - slot);
-    update_piece(m, u, &now, slot, a);
-    store_piece(m, u, &now, slot);
+    if (more) move_piece(m, u, &next, 1 - slot, true);
+    update_piece(m, on_host ? &host : m->dev, u, &now, slot, a);
+    move_piece(m, u, &now, slot, false);
   }
   offload_wait(m->dev);
   for (int slot = 0; slot < SLOTS; slot++)

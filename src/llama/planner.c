@@ -63,12 +63,28 @@ static double layer_seconds(const PlanTarget *t, const RunShape *r, int64_t l) {
   return forward + backward + again + not_hidden(t, out, forward) + not_hidden(t, in, backward + again);
 }
 
-/* Bytes that the update and the gathering of gradients move over the link. */
-static double update_bytes(const PlanTarget *t, const RunShape *r) {
-  double n = (double)config_parameters(t->config), moment = (double)dtype_size(r->moments), bytes = 0;
-  if (r->offload & OFFLOAD_OPTIMIZER) bytes += 2 * n * (2 * moment + (r->master ? 4 : 0));
-  if (r->offload & OFFLOAD_GRADIENTS) bytes += n * 4 * (double)(r->A + 1);
-  return bytes;
+/* Seconds that one thread of a CPU takes for the update of a parameter, measured on one of 2023: random
+ * rounding costs more than the update, the search for the nearest 8-bit code more than that. */
+static double cpu_update_seconds(const RunShape *r) {
+  if (r->moments == DT_U8) return 100e-9;
+  bool rounds = r->moments == DT_BF16 || (r->dtype == DT_BF16 && !r->master);
+  return rounds ? 10e-9 : 2e-9;
+}
+
+/* Of the update and the gathering of gradients: what moves over the link, and what the CPU computes
+ * meanwhile.
+ */
+static double update_seconds(const PlanTarget *t, const RunShape *r) {
+  double n = (double)config_parameters(t->config), bytes = 0;
+  if (r->offload & OFFLOAD_GRADIENTS) bytes += n * 4 * (double)r->A;
+  if (schedule_updates_on_host(r)) {
+    double weights = 2 * n * (double)dtype_size(r->dtype);
+    return bytes / t->link + fmax(weights / t->link, n * cpu_update_seconds(r) / t->threads);
+  }
+  if (r->offload & OFFLOAD_GRADIENTS) bytes += n * 4;
+  if (r->offload & OFFLOAD_OPTIMIZER)
+    bytes += 2 * n * (2 * (double)dtype_size(r->moments) + (r->master ? 4 : 0));
+  return bytes / t->link;
 }
 
 double planner_seconds(const PlanTarget *t, const RunShape *shape) {
@@ -76,14 +92,14 @@ double planner_seconds(const PlanTarget *t, const RunShape *shape) {
   double rows = (double)(shape->B * shape->T), micro_batch = 0;
   for (int64_t l = 0; l < c->L; l++) micro_batch += layer_seconds(t, shape, l);
   micro_batch += 3 * 2 * rows * (double)c->C * (double)c->V / (t->flops * matmul_rate);
-  return (double)shape->A * micro_batch + update_bytes(t, shape) / t->link;
+  return (double)shape->A * micro_batch + update_seconds(t, shape);
 }
 
 /* ---- what can be chosen ---- */
 
 /* The values that each free flag is tried with, one after the other. */
 typedef struct Choices {
-  int64_t every[64], keep[2], groups[64];
+  int64_t every[64], keep[64], groups[64];
   int every_count, keep_count, groups_count;
   Recompute recompute[3];
   int recompute_count;
@@ -98,11 +114,13 @@ static void add(int64_t *values, int *count, int64_t value) {
 
 static void offload_choices(Choices *x, const PlanTarget *t, const RunShape *shape) {
   x->offload[x->offload_count++] = shape->offload;
-  if (!(t->free & FREE_OFFLOAD) || t->host_bytes == 0) return;
+  if (shape->offload != OFFLOAD_AUTO) return;
+  x->offload[0] = 0;
+  if (t->host_bytes == 0 || t->one_memory) return;
   /* what costs least in time is moved out first */
   const unsigned in_order[] = {OFFLOAD_CHECKPOINTS, OFFLOAD_ATTENTION, OFFLOAD_OPTIMIZER, OFFLOAD_GRADIENTS,
                                OFFLOAD_WEIGHTS};
-  unsigned sum = shape->offload;
+  unsigned sum = 0;
   for (size_t i = 0; i < sizeof in_order / sizeof *in_order; i++) {
     if (in_order[i] == OFFLOAD_GRADIENTS && shape->update == UPDATE_LAYER) continue;
     sum |= in_order[i];
@@ -113,22 +131,23 @@ static void offload_choices(Choices *x, const PlanTarget *t, const RunShape *sha
 static Choices choices_of(const PlanTarget *t, const RunShape *shape) {
   Choices x = {0};
   const Config *c = t->config;
-  x.recompute[x.recompute_count++] = shape->recompute;
-  if (t->free & FREE_RECOMPUTE)
-    for (int m = RECOMPUTE_NONE; m <= RECOMPUTE_LAYER; m++)
-      if (m != (int)shape->recompute) x.recompute[x.recompute_count++] = (Recompute)m;
-  add(x.every, &x.every_count, shape->checkpoint_every);
+  bool any = shape->recompute == RECOMPUTE_AUTO;
+  for (int m = RECOMPUTE_NONE; m <= RECOMPUTE_LAYER; m++)
+    if (any || m == (int)shape->recompute) x.recompute[x.recompute_count++] = (Recompute)m;
+  any = shape->checkpoint_every == EVERY_AUTO;
+  if (!any) add(x.every, &x.every_count, shape->checkpoint_every);
   /* of the distances that give as many segments, the shortest */
-  for (int64_t k = 1; k <= c->L && (t->free & FREE_CHECKPOINT_EVERY); k++) {
+  for (int64_t k = 1; k <= c->L && any; k++) {
     int64_t segments = (c->L + k - 1) / k;
-    if (k != shape->checkpoint_every && (c->L + segments - 1) / segments == k)
-      add(x.every, &x.every_count, k);
+    if ((c->L + segments - 1) / segments == k) add(x.every, &x.every_count, k);
   }
-  x.keep[x.keep_count++] = shape->keep_attention;
-  if ((t->free & FREE_KEEP_ATTENTION) && shape->keep_attention != KEEP_ALL) x.keep[x.keep_count++] = KEEP_ALL;
-  bool fixed = !(t->free & FREE_ATTN_GROUPS) && shape->attn_groups != GROUPS_AUTO;
-  if (fixed) add(x.groups, &x.groups_count, shape->attn_groups);
-  for (int64_t g = 1; g <= c->NKV && !fixed; g++)
+  any = shape->keep_attention == KEEP_AUTO;
+  add(x.keep, &x.keep_count, any ? KEEP_ALL : shape->keep_attention);
+  for (int64_t part = 3; part >= 0 && any; part--) /* of those that keep as many layers, the first */
+    if (c->L * part / 4 < c->L * (part + 1) / 4) add(x.keep, &x.keep_count, c->L * part / 4);
+  any = shape->attn_groups == GROUPS_AUTO;
+  if (!any) add(x.groups, &x.groups_count, shape->attn_groups);
+  for (int64_t g = 1; g <= c->NKV && any; g++)
     if (c->NKV % g == 0) add(x.groups, &x.groups_count, g);
   offload_choices(&x, t, shape);
   return x;
@@ -140,7 +159,28 @@ static bool is_sensible(const RunShape *r) {
   bool keeps = r->keep_attention != 0;
   if (!layer && (r->checkpoint_every > 1 || keeps || r->attn_groups > 1)) return false;
   if (!layer && (r->offload & (OFFLOAD_CHECKPOINTS | OFFLOAD_ATTENTION))) return false;
-  return !(keeps && r->attn_groups > 1) && !(!keeps && r->offload == OFFLOAD_ATTENTION);
+  return keeps || !(r->offload & OFFLOAD_ATTENTION);
+}
+
+bool planner_allows(const Config *c, const RunShape *shape) {
+  RunShape settled = schedule_defaults(shape);
+  return settled.attn_groups > 0 && c->NKV % settled.attn_groups == 0 && is_sensible(&settled);
+}
+
+/* What is chosen to be on the host, less what there is none of. */
+static unsigned useful_offload(const RunShape *asked, const RunShape *r, unsigned chosen) {
+  if (asked->offload != OFFLOAD_AUTO) return chosen;
+  if (r->recompute != RECOMPUTE_LAYER) chosen &= ~(unsigned)(OFFLOAD_CHECKPOINTS | OFFLOAD_ATTENTION);
+  if (r->keep_attention == 0) chosen &= ~(unsigned)OFFLOAD_ATTENTION;
+  return chosen;
+}
+
+/* Who is faster at the update. */
+static HostUpdate faster_update(const PlanTarget *t, const RunShape *shape) {
+  RunShape stream = *shape, cpu = *shape;
+  stream.host_update = HOST_UPDATE_STREAM;
+  cpu.host_update = HOST_UPDATE_CPU;
+  return update_seconds(t, &cpu) < update_seconds(t, &stream) ? HOST_UPDATE_CPU : HOST_UPDATE_STREAM;
 }
 
 /* Calls visit for every combination, until it returns false. */
@@ -155,19 +195,22 @@ static void visit_shapes(const PlanTarget *t, const RunShape *shape, VisitShape 
         for (int a = 0; a < x.keep_count; a++)
           for (int g = 0; g < x.groups_count && go_on; g++) {
             RunShape r = *shape;
-            r.offload = x.offload[o];
             r.recompute = x.recompute[m];
             r.checkpoint_every = x.every[k];
             r.keep_attention = x.keep[a];
             r.attn_groups = x.groups[g];
-            if (is_sensible(&r)) go_on = visit(&r, context);
+            r.offload = useful_offload(shape, &r, x.offload[o]);
+            if (shape->host_update == HOST_UPDATE_AUTO) r.host_update = faster_update(t, &r);
+            /* where there is room to keep attention, groups are not needed */
+            bool both = shape->keep_attention == KEEP_AUTO && shape->attn_groups == GROUPS_AUTO &&
+                        r.keep_attention != 0 && r.attn_groups > 1;
+            if (!both && is_sensible(&r)) go_on = visit(&r, context);
           }
 }
 
 /* ---- searching ---- */
 
-/* The plan of a run: what it takes, and its chunks. */
-static PlannedRun planned(const PlanTarget *t, const RunShape *shape) {
+PlannedRun planner_plan(const PlanTarget *t, const RunShape *shape) {
   Schedule *s = schedule_new(t->config, shape, t->dev);
   PlannedRun run = {.shape = s->shape,
                     .device_bytes = plan_bytes(s->plan, SPACE_DEVICE),
@@ -177,8 +220,18 @@ static PlannedRun planned(const PlanTarget *t, const RunShape *shape) {
   return run;
 }
 
-static bool fits(const PlanTarget *t, const PlannedRun *run) {
-  return run->device_bytes <= t->device_bytes && (t->host_bytes == 0 || run->host_bytes <= t->host_bytes);
+int64_t planner_missing(const PlanTarget *t, const PlannedRun *run) {
+  int64_t device = run->device_bytes + (t->one_memory ? run->host_bytes : 0) - t->device_bytes;
+  int64_t host = t->host_bytes ? run->host_bytes - t->host_bytes : 0;
+  return (device > 0 ? device : 0) + (host > 0 ? host : 0);
+}
+
+/* What a run lacks at least; see schedule_least_bytes. */
+static int64_t missing_at_least(const PlanTarget *t, const RunShape *shape) {
+  int64_t bytes[SPACE_COUNT];
+  schedule_least_bytes(t->config, shape, t->dev, bytes);
+  PlannedRun least = {.device_bytes = bytes[SPACE_DEVICE], .host_bytes = bytes[SPACE_HOST]};
+  return planner_missing(t, &least);
 }
 
 typedef struct Search {
@@ -191,17 +244,24 @@ typedef struct Search {
 static bool try_speed(const RunShape *shape, void *context) {
   Search *s = context;
   if (s->found && planner_seconds(s->t, shape) >= s->best->seconds) return true;
-  PlannedRun run = planned(s->t, shape);
-  bool good = fits(s->t, &run);
-  bool leaner = !s->best->device_bytes || run.device_bytes < s->best->device_bytes;
-  if (good || (!s->found && leaner)) *s->best = run;
-  s->found |= good;
+  bool first = s->best->device_bytes == 0;
+  int64_t missing = missing_at_least(s->t, shape);
+  if (missing > 0 && !first && (s->found || missing >= planner_missing(s->t, s->best))) return true;
+  PlannedRun run = planner_plan(s->t, shape);
+  missing = planner_missing(s->t, &run);
+  if (missing == 0 || first || (!s->found && missing < planner_missing(s->t, s->best))) *s->best = run;
+  s->found |= missing == 0;
   return true;
 }
 
 bool planner_fastest(PlannedRun *best, const PlanTarget *t, const RunShape *shape) {
   Search s = {.t = t, .best = best};
   *best = (PlannedRun){0};
+  RunShape defaults = schedule_defaults(shape);
+  if (t->defaults_first && is_sensible(&defaults)) {
+    *best = planner_plan(t, shape);
+    if (planner_missing(t, best) == 0) return true;
+  }
   visit_shapes(t, shape, try_speed, &s);
   return s.found;
 }
@@ -209,8 +269,9 @@ bool planner_fastest(PlannedRun *best, const PlanTarget *t, const RunShape *shap
 static bool fits_at(const PlanTarget *t, const RunShape *shape, int64_t steps) {
   RunShape r = *shape;
   r.T = steps * LENGTH_STEP;
-  PlannedRun run = planned(t, &r);
-  return fits(t, &run);
+  if (missing_at_least(t, &r) > 0) return false;
+  PlannedRun run = planner_plan(t, &r);
+  return planner_missing(t, &run) == 0;
 }
 
 /* Lengthens what was found so far, by this shape. */

@@ -1,6 +1,6 @@
 /* Which flags let a run fit, and which of those that do are the fastest. Only flags that never change the
- * numbers are chosen here: what is kept, what is computed again, how the attention's heads are grouped, and
- * what waits in host memory. */
+ * numbers are chosen here, and of them what the shape leaves AUTO: what is kept, what is computed again, how
+ * the attention's heads are grouped, and what waits in host memory. */
 #ifndef PLANNER_H
 #define PLANNER_H
 
@@ -10,22 +10,16 @@
 extern "C" {
 #endif
 
-/* Flags that the planner may choose, as bits. */
-enum {
-  FREE_RECOMPUTE = 1 << 0,
-  FREE_KEEP_ATTENTION = 1 << 1,
-  FREE_CHECKPOINT_EVERY = 1 << 2,
-  FREE_ATTN_GROUPS = 1 << 3,
-  FREE_OFFLOAD = 1 << 4,
-};
-
 /* What there is to plan for. */
 typedef struct PlanTarget {
   const Config *config;
   const Device *dev;
-  int64_t device_bytes, host_bytes; /* to be kept to */
-  double flops, link;               /* of the device: a second; see Card */
-  unsigned free;                    /* FREE_ bits */
+  int64_t device_bytes; /* to be kept to */
+  int64_t host_bytes;   /* the same; 0 = no bound, but offloading is not chosen */
+  bool one_memory;      /* the host's is the device's: both together are kept to device_bytes */
+  bool defaults_first;  /* schedule_defaults where they fit, though others may be faster */
+  double flops, link;   /* of the device: a second; see Card */
+  int threads;          /* of the host, that can compute an update */
 } PlanTarget;
 
 /* A run that was planned. */
@@ -35,13 +29,23 @@ typedef struct PlannedRun {
   double seconds;                   /* of a step, as the cost model has it */
 } PlannedRun;
 
+/* Whether the flags of a shape, none of them AUTO but chunks, go together and suit the model. */
+bool planner_allows(const Config *c, const RunShape *shape);
+
+/* Bytes that a run lacks on the target; 0 = it fits. */
+int64_t planner_missing(const PlanTarget *t, const PlannedRun *run);
+
+/* Plans a run of that shape; what is AUTO in it is as in schedule_defaults. */
+PlannedRun planner_plan(const PlanTarget *t, const RunShape *shape);
+
 /* The seconds of a step: matrix products at 75 % of the device's rate and attention at 60 % (forward) and 50
  * % (backward), what is computed again included; copies to and from the host where they take longer than the
- * computation that hides them, and those of the update in full. A model for choosing, not a promise. */
+ * computation that hides them, and those of the update in full, unless the CPU computes it. A model for
+ * choosing, not a promise. */
 double planner_seconds(const PlanTarget *t, const RunShape *shape);
 
-/* The fastest run of that shape, its free flags chosen, that fits. False when none does; *best is then the
- * one that takes the least of the device's memory. */
+/* The fastest run of that shape, what is AUTO chosen, that fits. False when none does; *best is then the one
+ * that lacks the fewest bytes. */
 bool planner_fastest(PlannedRun *best, const PlanTarget *t, const RunShape *shape);
 
 /* The longest sequence that fits, a multiple of LENGTH_STEP, and the fastest run of that length. False when

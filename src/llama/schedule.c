@@ -599,14 +599,25 @@ static bool fits_under_peak(const void *context, int64_t rows) {
   return peak_with(t, rows) <= t->peak;
 }
 
-/* Fills in the automatic chunks: the largest that do not raise the step's peak, between a quarter of what the
- * device does best with and all of it. */
+/* The smallest that an automatic chunk may be: a quarter of what the device does best with, or all rows. */
+static int64_t least_chunk(const RunShape *shape, const Device *dev) {
+  int64_t N = shape->B * shape->T, least = dev->max_chunk_rows / 4;
+  return N < least ? N : least;
+}
+
+static RunShape with_least_chunks(const RunShape *shape, const Device *dev) {
+  RunShape r = *shape;
+  if (r.mlp_chunk == CHUNK_AUTO) r.mlp_chunk = least_chunk(shape, dev);
+  if (r.head_chunk == CHUNK_AUTO) r.head_chunk = least_chunk(shape, dev);
+  return r;
+}
+
+/* Fills in the automatic chunks: the largest that do not raise the step's peak over that of the smallest, up
+ * to what the device does best with. */
 static void choose_chunks(const Config *c, RunShape *shape, const Device *dev) {
   int64_t N = shape->B * shape->T, most = dev->max_chunk_rows, least = most / 4;
   bool mlp_auto = shape->mlp_chunk == CHUNK_AUTO, head_auto = shape->head_chunk == CHUNK_AUTO;
-  int64_t floor_rows = N < least ? N : least;
-  if (mlp_auto) shape->mlp_chunk = floor_rows;
-  if (head_auto) shape->head_chunk = floor_rows;
+  *shape = with_least_chunks(shape, dev);
   ChunkTrial t = {.config = c, .shape = shape, .dev = dev, .head = false};
   if (mlp_auto || head_auto) t.peak = peak_with(&t, shape->mlp_chunk);
   if (mlp_auto) shape->mlp_chunk = mst_choose_rows(N, least, most, fits_under_peak, &t);
@@ -614,28 +625,31 @@ static void choose_chunks(const Config *c, RunShape *shape, const Device *dev) {
   if (head_auto) shape->head_chunk = mst_choose_rows(N, least, most, fits_under_peak, &t);
 }
 
-/* With that many groups, and the chunks chosen for them. */
-static Schedule *schedule_with_groups(const Config *c, const RunShape *shape, const Device *dev,
-                                      int64_t groups) {
-  RunShape settled = *shape;
-  settled.attn_groups = groups;
+RunShape schedule_defaults(const RunShape *shape) {
+  RunShape r = *shape;
+  if (r.recompute == RECOMPUTE_AUTO) r.recompute = RECOMPUTE_LAYER;
+  if (r.keep_attention == KEEP_AUTO) r.keep_attention = 0;
+  if (r.checkpoint_every == EVERY_AUTO) r.checkpoint_every = 1;
+  if (r.attn_groups == GROUPS_AUTO) r.attn_groups = 1;
+  if (r.offload == OFFLOAD_AUTO) r.offload = 0;
+  if (r.host_update == HOST_UPDATE_AUTO) r.host_update = HOST_UPDATE_STREAM;
+  return r;
+}
+
+void schedule_least_bytes(const Config *c, const RunShape *shape, const Device *dev,
+                          int64_t bytes[SPACE_COUNT]) {
+  RunShape settled = schedule_defaults(shape);
+  settled = with_least_chunks(&settled, dev);
+  Schedule *s = schedule_for(c, &settled, dev);
+  for (int space = 0; space < SPACE_COUNT; space++) bytes[space] = plan_peak(s->plan, (PlanSpace)space, NULL);
+  schedule_free(s);
+}
+
+Schedule *schedule_new(const Config *c, const RunShape *shape, const Device *dev) {
+  RunShape settled = schedule_defaults(shape);
   choose_chunks(c, &settled, dev);
   Schedule *s = schedule_for(c, &settled, dev);
   plan_pack(s->plan);
-  return s;
-}
-
-/* The automatic number of groups: the fewest that fit, or the most that there can be. */
-Schedule *schedule_new(const Config *c, const RunShape *shape, const Device *dev) {
-  bool automatic = shape->attn_groups == GROUPS_AUTO;
-  Schedule *s = schedule_with_groups(c, shape, dev, automatic ? 1 : shape->attn_groups);
-  if (!automatic || !shape->most_bytes || shape->recompute != RECOMPUTE_LAYER) return s;
-  for (int64_t groups = 2; groups <= c->NKV && plan_bytes(s->plan, SPACE_DEVICE) > shape->most_bytes;
-       groups++) {
-    if (c->NKV % groups) continue;
-    schedule_free(s);
-    s = schedule_with_groups(c, shape, dev, groups);
-  }
   return s;
 }
 

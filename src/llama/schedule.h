@@ -32,6 +32,7 @@ typedef enum Recompute {
   RECOMPUTE_NONE,  /* keeps every activation that the backward needs */
   RECOMPUTE_MLP,   /* keeps all but the inside of the MLP */
   RECOMPUTE_LAYER, /* keeps the layer's input (and what keep_attention says) */
+  RECOMPUTE_AUTO,
 } Recompute;
 
 typedef enum UpdateMode {
@@ -39,7 +40,15 @@ typedef enum UpdateMode {
   UPDATE_LAYER, /* of a unit as soon as its gradient is complete: one layer's gradient at a time */
 } UpdateMode;
 
-enum { CHUNK_WHOLE = 0, CHUNK_AUTO = -1, KEEP_ALL = -1, GROUPS_AUTO = 0 };
+/* Who computes an update whose gradients, moments and master copy are all on the host. */
+typedef enum HostUpdate {
+  HOST_UPDATE_STREAM, /* the device: what is on the host streams through it, in slices */
+  HOST_UPDATE_CPU,    /* the CPU, where they are: weights that are on the device come and go in slices */
+  HOST_UPDATE_AUTO,
+} HostUpdate;
+
+/* What is AUTO is left to the planner (llama/planner.h); see schedule_defaults. */
+enum { CHUNK_WHOLE = 0, CHUNK_AUTO = -1, KEEP_ALL = -1, KEEP_AUTO = -2, EVERY_AUTO = 0, GROUPS_AUTO = 0 };
 
 /* What is held in host memory and streams through the device, as bits. */
 enum {
@@ -48,6 +57,7 @@ enum {
   OFFLOAD_OPTIMIZER = 1 << 2,   /* moments and master copy */
   OFFLOAD_GRADIENTS = 1 << 3,   /* gathered on the host; of UPDATE_STEP only */
   OFFLOAD_WEIGHTS = 1 << 4,     /* of the layers; embedding and head stay on the device */
+  OFFLOAD_AUTO = 1 << 5,        /* alone */
 };
 
 /* What the schedule depends on, besides the model and the device. */
@@ -57,14 +67,14 @@ typedef struct RunShape {
   bool master;     /* an fp32 copy of bf16 weights is what the optimizer updates */
   DType moments;   /* of Adam's moments; DT_U8: in 8 bits */
   Recompute recompute;
-  int64_t keep_attention;        /* the last so many layers keep their attention's output; KEEP_ALL */
-  int64_t checkpoint_every;      /* one layer input is kept for so many layers */
-  UpdateMode update;             /* UPDATE_LAYER: A is 1 */
-  unsigned offload;              /* OFFLOAD_ bits */
-  int64_t update_slice;          /* elements of an update whose tensors stream; 0 = UPDATE_SLICE */
+  int64_t keep_attention;   /* the last so many layers keep their attention's output; KEEP_ALL, KEEP_AUTO */
+  int64_t checkpoint_every; /* one layer input is kept for so many layers; EVERY_AUTO */
+  UpdateMode update;        /* UPDATE_LAYER: A is 1 */
+  unsigned offload;         /* OFFLOAD_ bits */
+  HostUpdate host_update;   /* with OFFLOAD_OPTIMIZER and OFFLOAD_GRADIENTS */
+  int64_t update_slice;     /* elements of an update whose tensors stream; 0 = UPDATE_SLICE */
   int64_t mlp_chunk, head_chunk; /* rows of a mini-sequence; CHUNK_WHOLE, CHUNK_AUTO */
   int64_t attn_groups; /* of key/value heads whose attention is computed at a time; 1 = all; GROUPS_AUTO */
-  int64_t most_bytes;  /* device bytes that GROUPS_AUTO tries to keep to; 0 = there is no bound */
   bool pack;           /* attention and positions stay within a document */
   bool training;       /* false: forward only, no gradients and no optimizer */
   int64_t text;        /* tokens of a generated text, prompt included; 0 = none is generated */
@@ -165,7 +175,8 @@ typedef struct Schedule {
   BufferId *absmax1, *absmax2; /* scales of 8-bit moments */
   BufferId *host_gradients; /* of OFFLOAD_GRADIENTS: gathered here; `gradients` live during their backward */
   BufferId weight_slots[SLOTS]; /* the weights of a layer at hand and of the next one, of OFFLOAD_WEIGHTS */
-  BufferId update_slots[U_KINDS][SLOTS]; /* a slice of what is on the host, for its update; else NO_BUFFER */
+  BufferId update_slots[U_KINDS]
+                       [SLOTS]; /* a slice of what is not where the update computes; else NO_BUFFER */
 
   BufferId dx;         /* [N, C] gradient of the stream; it takes the place of the head's input */
   BufferId d_o, d_qkv; /* [N, NH HS], [N, (NH + 2 NKV) HS]; NO_BUFFER in head groups */
@@ -207,9 +218,19 @@ AttentionStrides schedule_attention_strides(const Config *c, int64_t groups);
 bool schedule_prepare_attention(const Config *c, const RunShape *shape, Device *dev, bool deterministic,
                                 Error *why);
 
-/* Plans a run. The device is asked for its workspaces and limits only; nothing is allocated on it. */
+/* The shape with everything that is AUTO, but for the chunks, as it is where nobody chooses: RECOMPUTE_LAYER,
+ * one input a layer, no attention kept, nothing on the host, all heads together. */
+RunShape schedule_defaults(const RunShape *shape);
+
+/* Plans a run, with schedule_defaults; automatic chunks are the largest that do not raise the peak. The
+ * device is asked for its workspaces and limits only; nothing is allocated on it. */
 Schedule *schedule_new(const Config *c, const RunShape *shape, const Device *dev);
 void schedule_free(Schedule *s);
+
+/* Bytes of each space that such a run takes at least, and nearly: found in a fraction of schedule_new's time.
+ */
+void schedule_least_bytes(const Config *c, const RunShape *shape, const Device *dev,
+                          int64_t bytes[SPACE_COUNT]);
 
 enum { GENERATE_ROWS = 64 }; /* tokens of a prompt that are read at a time, at most */
 
@@ -220,6 +241,11 @@ static inline int64_t schedule_rows(const Schedule *s) {
 /* Attention in head groups: a layer's q, k, v and x_mid are never whole. */
 static inline bool schedule_grouped(const Schedule *s) {
   return s->shape.attn_groups > 1;
+}
+/* Updates are the CPU's. */
+static inline bool schedule_updates_on_host(const RunShape *r) {
+  const unsigned all = OFFLOAD_OPTIMIZER | OFFLOAD_GRADIENTS;
+  return r->host_update == HOST_UPDATE_CPU && (r->offload & all) == all && r->update == UPDATE_STEP;
 }
 /* Where a pass first reads the layer's input; SKIPPED when it does not. */
 int schedule_pass_begin(const ForwardMoments *at);

@@ -54,8 +54,9 @@ static void declare_units(Schedule *s, const Config *c) {
   }
 }
 
-static BufferId slot_buffer(Schedule *s, PlanCategory category, int64_t bytes, const char *name, int slot) {
-  return plan_buffer(s->plan, SPACE_DEVICE, category, bytes, "%s %d", name, slot);
+static BufferId slot_buffer(Schedule *s, PlanSpace space, PlanCategory category, int64_t bytes,
+                            const char *name, int slot) {
+  return plan_buffer(s->plan, space, category, bytes, "%s %d", name, slot);
 }
 
 static void declare_weight_slots(Schedule *s, const Config *c) {
@@ -65,7 +66,7 @@ static void declare_weight_slots(Schedule *s, const Config *c) {
     s->weight_slots[i] = NO_BUFFER;
     if (!(s->shape.offload & OFFLOAD_WEIGHTS)) continue;
     int64_t bytes = params_unit_elements(&t, 0) * (int64_t)dtype_size(s->shape.dtype);
-    s->weight_slots[i] = slot_buffer(s, CAT_WEIGHTS, bytes, "weights slot", i);
+    s->weight_slots[i] = slot_buffer(s, SPACE_DEVICE, CAT_WEIGHTS, bytes, "weights slot", i);
     plan_live_always(s->plan, s->weight_slots[i]);
   }
 }
@@ -89,18 +90,20 @@ static int64_t largest_slice(const Config *c) {
   return most;
 }
 
-/* Room on the device for a slice of what the update finds on the host, twice. */
+/* Room where the update computes for a slice of what it finds elsewhere, twice. */
 static void declare_update_slots(Schedule *s, const Config *c) {
   int64_t n = schedule_update_slice(s), largest = largest_slice(c), units = c->L + 2;
   if (n > largest) n = largest;
+  bool on_host = s->shape.training && schedule_updates_on_host(&s->shape);
+  PlanSpace space = on_host ? SPACE_HOST : SPACE_DEVICE;
   const struct {
-    BufferId home; /* of the first unit: it is on the host, or not there */
+    BufferId home; /* of a unit: it is on the other side, or not there */
     DType dtype;
     int64_t elements;
     const char *name;
   } kinds[U_KINDS] = {
       [U_GRADIENT] = {s->host_gradients[0], DT_FP32, n, "gradient slice"},
-      [U_WEIGHT] = {s->weights[0], s->shape.dtype, n, "weight slice"},
+      [U_WEIGHT] = {on_host ? s->weights[c->L] : s->weights[0], s->shape.dtype, n, "weight slice"},
       [U_MOMENT1] = {s->moment1[0], s->shape.moments, n, "moment slice"},
       [U_MOMENT2] = {s->moment2[0], s->shape.moments, n, "moment slice"},
       [U_ABSMAX1] = {s->absmax1[0], DT_FP32, n / MOMENT_BLOCK, "moment scale slice"},
@@ -111,9 +114,8 @@ static void declare_update_slots(Schedule *s, const Config *c) {
     for (int i = 0; i < SLOTS; i++) {
       BufferId home = kinds[k].home, *slot = &s->update_slots[k][i];
       *slot = NO_BUFFER;
-      if (home == NO_BUFFER || plan_buffer_space(s->plan, home) == SPACE_DEVICE || !s->shape.training)
-        continue;
-      *slot = slot_buffer(s, CAT_WORKSPACE, kinds[k].elements * (int64_t)dtype_size(kinds[k].dtype),
+      if (home == NO_BUFFER || plan_buffer_space(s->plan, home) == space || !s->shape.training) continue;
+      *slot = slot_buffer(s, space, CAT_WORKSPACE, kinds[k].elements * (int64_t)dtype_size(kinds[k].dtype),
                           kinds[k].name, i);
       for (int64_t u = 0; u < units; u++) plan_live(s->plan, *slot, s->update_of[u], s->update_of[u]);
     }

@@ -244,7 +244,7 @@ static void json_lives(FILE *f, const Plan *p, BufferId id) {
 
 /* Names are made by this program from letters, digits, spaces and dots: nothing in them needs escaping. */
 void plan_json(FILE *f, const Plan *p) {
-  fprintf(f, "{\n  \"spaces\": {");
+  fprintf(f, "  \"spaces\": {");
   for (int s = 0; s < SPACE_COUNT; s++) {
     int at;
     int64_t peak = plan_peak(p, (PlanSpace)s, &at);
@@ -278,5 +278,5 @@ void plan_json(FILE *f, const Plan *p) {
     json_lives(f, p, i);
     fputc('}', f);
   }
-  fprintf(f, "\n  ]\n}\n");
+  fprintf(f, "\n  ]\n");
 }

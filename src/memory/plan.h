@@ -75,7 +75,8 @@ int64_t plan_offset(const Plan *p, BufferId id);
 
 /* The table by category at the peak, and the phases that make it. */
 void plan_print(FILE *f, const Plan *p);
-/* The whole plan: moments, buffers with lives and offsets, peaks. Valid JSON, one object. */
+/* The whole plan: moments, buffers with lives and offsets, peaks; the members of a JSON object, without its
+ * braces. */
 void plan_json(FILE *f, const Plan *p);
 
 /* "12.3 GB", "512 B": powers of ten. Returns buf. */

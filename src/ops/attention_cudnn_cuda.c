@@ -35,7 +35,7 @@ bool attention_cudnn_prepare(Device *dev, DType dt, const AttentionShape *s, con
   AttentionCall calls[] = {{*s, *ld, false}, {*s, *ld, true}};
   int count = training ? 2 : 1;
   for (int i = 0; i < count; i++)
-    if (!attention_cudnn_supports(dev->cuda->capability, dt, &calls[i], deterministic, why)) return false;
+    if (!attention_cudnn_supports(dev->capability, dt, &calls[i], deterministic, why)) return false;
   AttentionCudnn *cudnn = open_once(dev, why);
   if (!cudnn) return false;
   /* the forward last: attention_cudnn_prepared() looks for it */

@@ -14,17 +14,17 @@ static AttentionCall call_of(const AttentionShape *s, bool backward) {
 static bool is_for_cudnn(const Device *dev, DType dt, const AttentionShape *s) {
   Error why;
   AttentionCall forward = call_of(s, false), backward = call_of(s, true);
-  return attention_cudnn_supports(dev->planned, dt, &forward, false, &why) &&
-         attention_cudnn_supports(dev->planned, dt, &backward, false, &why);
+  return attention_cudnn_supports(dev->capability, dt, &forward, false, &why) &&
+         attention_cudnn_supports(dev->capability, dt, &backward, false, &why);
 }
 
 size_t attention_planned_forward_workspace(const Device *dev, DType dt, const AttentionShape *s) {
   AttentionCall call = call_of(s, false);
-  return is_for_cudnn(dev, dt, s) ? attention_cudnn_workspace(dev->planned, &call) : 0;
+  return is_for_cudnn(dev, dt, s) ? attention_cudnn_workspace(dev->capability, &call) : 0;
 }
 
 size_t attention_planned_backward_workspace(const Device *dev, DType dt, const AttentionShape *s) {
   AttentionCall call = call_of(s, true);
   size_t delta = (size_t)(s->B * s->NH * s->T) * sizeof(float); /* of the own kernels: a number a row */
-  return is_for_cudnn(dev, dt, s) ? attention_cudnn_workspace(dev->planned, &call) : delta;
+  return is_for_cudnn(dev, dt, s) ? attention_cudnn_workspace(dev->capability, &call) : delta;
 }

@@ -10,16 +10,20 @@
 #include "io/run_folder.h"
 #include "io/trainer_state.h"
 
-static void check_written_again(const FuzzFolder *f, const TrainerState *s, const char *options) {
-  char path[FUZZ_PATH], *options_again = NULL;
+static void check_written_again(const FuzzFolder *f, const TrainerState *s, const TrainerFlags *flags) {
+  char path[FUZZ_PATH];
+  TrainerFlags flags_again = {0};
   Error e = {0};
   TrainerState again = {0};
   fuzz_path(path, f, "again.json");
-  CHECK(trainer_state_write(s, options, path, &e), "cannot be written: %s", e.text);
-  CHECK(trainer_state_read(&again, &options_again, path, &e), "cannot be read again: %s", e.text);
+  CHECK(trainer_state_write(s, flags, path, &e), "cannot be written: %s", e.text);
+  CHECK(trainer_state_read(&again, &flags_again, path, &e), "cannot be read again: %s", e.text);
   CHECK(memcmp(s, &again, sizeof again) == 0, "another state was written");
-  CHECK(strcmp(options, options_again) == 0, "other options were written: %s", options_again);
-  free(options_again);
+  CHECK(strcmp(flags->options, flags_again.options) == 0, "other options were written: %s",
+        flags_again.options);
+  CHECK(strcmp(flags->automatic, flags_again.automatic) == 0, "other choices were written: %s",
+        flags_again.automatic);
+  trainer_flags_free(&flags_again);
   unlink(path);
 }
 
@@ -44,19 +48,20 @@ static void check_position(const DataPosition *p) {
 }
 
 static void check_trainer_state(const FuzzFolder *f, FuzzPart file) {
-  char path[FUZZ_PATH], *options = NULL;
+  char path[FUZZ_PATH];
+  TrainerFlags flags = {0};
   TrainerState s;
   memset(&s, 0, sizeof s);
   Error e = {0};
   fuzz_write(f, "trainer.json", &file, 1);
   fuzz_path(path, f, "trainer.json");
-  if (trainer_state_read(&s, &options, path, &e)) {
+  if (trainer_state_read(&s, &flags, path, &e)) {
     check_position(&s.position);
-    check_written_again(f, &s, options);
-    free(options);
+    check_written_again(f, &s, &flags);
+    trainer_flags_free(&flags);
   } else {
     fuzz_check_refusal(&e);
-    CHECK(!options, "a refused state keeps memory");
+    CHECK(!flags.options && !flags.automatic, "a refused state keeps memory");
   }
   unlink(path);
 }
