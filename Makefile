@@ -269,10 +269,11 @@ format-check:
 	@$(if $(FORMAT_14),$(CLANG_FORMAT) --dry-run -Werror $(FORMATTED) && echo "format-check: all files are formatted.",\
 	  echo "SKIPPED format-check: clang-format 14 is not here.")
 
-# Installs ./train_llama as it was built last: nothing is compiled again, as another user or with other settings.
+# Installs ./train_llama and ./tokenize as they were built last: nothing is compiled again, as another user or with
+# other settings.
 PREFIX  ?= /usr/local
 DESTDIR ?=
-PROGRAM ?= train_llama
+PROGRAMS ?= train_llama tokenize
 ROOT    := $(DESTDIR)$(PREFIX)
 MAN_DIR  := $(ROOT)/share/man/man1
 BASH_DIR := $(ROOT)/share/bash-completion/completions
@@ -281,16 +282,21 @@ DOC_DIR  := $(ROOT)/share/doc/train_llama
 
 .PHONY: install uninstall
 install:
-	@test -x "$(PROGRAM)" || $(MAKE) --no-print-directory $(PARALLEL) "$(PROGRAM)"
+	@for program in $(PROGRAMS); do test -x "$$program" || $(MAKE) --no-print-directory $(PARALLEL) "$$program" || exit; done
 	@umask 022; set -e; \
 	  install -d "$(ROOT)/bin" "$(MAN_DIR)" "$(BASH_DIR)" "$(ZSH_DIR)" "$(DOC_DIR)/docs"; \
-	  install -m 755 "$(PROGRAM)" "$(ROOT)/bin/train_llama"; \
-	  "$(ROOT)/bin/train_llama" --man >"$(MAN_DIR)/train_llama.1"; \
-	  "$(ROOT)/bin/train_llama" --completion bash >"$(BASH_DIR)/train_llama"; \
-	  "$(ROOT)/bin/train_llama" --completion zsh >"$(ZSH_DIR)/_train_llama"; \
+	  for program in $(PROGRAMS); do \
+	    name=$${program##*/}; \
+	    install -m 755 "$$program" "$(ROOT)/bin/$$name"; \
+	    "$(ROOT)/bin/$$name" --man >"$(MAN_DIR)/$$name.1"; \
+	    "$(ROOT)/bin/$$name" --completion bash >"$(BASH_DIR)/$$name"; \
+	    "$(ROOT)/bin/$$name" --completion zsh >"$(ZSH_DIR)/_$$name"; \
+	  done; \
 	  install -m 644 README.md LICENSE "$(DOC_DIR)"; \
 	  install -m 644 docs/*.* "$(DOC_DIR)/docs"
-	@echo "installed in $(ROOT): bin/train_llama, its manual page, completion for bash and zsh, documents"
+	@echo "installed in $(ROOT): $(notdir $(PROGRAMS)), their manual pages, completion for bash and zsh, documents"
 uninstall:
-	rm -f "$(ROOT)/bin/train_llama" "$(MAN_DIR)/train_llama.1" "$(BASH_DIR)/train_llama" "$(ZSH_DIR)/_train_llama"
+	for name in $(notdir $(PROGRAMS)); do \
+	  rm -f "$(ROOT)/bin/$$name" "$(MAN_DIR)/$$name.1" "$(BASH_DIR)/$$name" "$(ZSH_DIR)/_$$name"; \
+	done
 	rm -rf "$(DOC_DIR)"

@@ -25,19 +25,21 @@ typedef struct StepBatch {
   int64_t A, B, T;
   int32_t *tokens;
   int32_t *targets;      /* the next token, or TARGET_IGNORED */
-  int32_t *positions;    /* 0 .. T-1 within the sequence */
-  int32_t *documents;    /* index of the document within its sequence, counted from 0 at the sequence's start;
-                            a new one begins where the shard marks a document start */
+  int32_t *positions;    /* within the sequence or, packed, within the document */
+  int32_t *starts;       /* where in the sequence a row's document begins; 0 throughout unless packed */
   int64_t valid_targets; /* targets that are not TARGET_IGNORED, over all of A, B, T */
 } StepBatch;
 
 typedef struct DataOptions {
-  const char *globs;   /* patterns of glob(7), separated by commas; all or none end in a weight, ":0.3" */
-  int64_t B, T;        /* rows of a micro-batch, tokens of a row */
-  int64_t V;           /* the model's vocabulary */
-  bool shuffle;        /* by seed, source and epoch; else in the order of the stream */
-  uint64_t seed;       /* of the shuffling */
-  int64_t rank, ranks; /* which share of each step this loader hands out; 0 ranks: it is alone */
+  const char *globs;      /* patterns of glob(7), separated by commas; all or none end in a weight, ":0.3" */
+  int64_t B, T;           /* rows of a micro-batch, tokens of a row */
+  int64_t V;              /* the model's vocabulary */
+  bool shuffle;           /* by seed, source and epoch; else in the order of the stream */
+  uint64_t seed;          /* of the shuffling */
+  int64_t rank, ranks;    /* which share of each step this loader hands out; 0 ranks: it is alone */
+  bool pack;              /* documents of a sequence are kept apart: see dataloader_open */
+  int64_t bos;            /* starts a document in shards of versions 1 and 7; -1 = the model has none */
+  int64_t document_token; /* the same in every file that does not mark its documents; -1 = not given */
 } DataOptions;
 
 enum { DATA_MAX_SOURCES = 64 };
@@ -59,7 +61,12 @@ typedef struct DataLoader DataLoader;
  * behind its share). A window's targets are the next tokens of its source's stream.
  * All tokens are read once and compared with V. NULL and an Error: no file, a damaged one, shards of
  * different tokenizers or of a larger vocabulary, a source of less than one window (T + 1 tokens), patterns
- * with and without weights. */
+ * with and without weights.
+ *
+ * Packed, a sequence falls into segments: one begins with the sequence, in the middle of a document or not,
+ * and one with each document. Positions count from 0 in each. The first token of a document is no target: it
+ * does not follow from the document before, and so a segment gives the loss that it gives alone. An Error: a
+ * file whose documents cannot be told apart, a source without any start of one. */
 DataLoader *dataloader_open(const DataOptions *o, Error *e);
 /* Also while a step is being read ahead. NULL is allowed. */
 void dataloader_close(DataLoader *d);

@@ -130,7 +130,7 @@ static bool train_step(Run *r, int64_t i, LogStep *s, Error *e) {
   s->tokens = r->tokens;
   s->step_ms = 1e3 * seconds;
   s->tokens_per_s = tokens / seconds;
-  s->mfu = model_step_flops(&r->config, step.A * step.B, step.T) / seconds / r->roof;
+  s->mfu = model_step_flops(&r->config, &step) / seconds / r->roof;
   s->device_bytes = plan_bytes(r->schedule->plan, SPACE_DEVICE);
   s->host_bytes = process_peak_bytes();
   s->skipped = !finite;
@@ -214,9 +214,9 @@ static bool print_text(const Options *o) {
   else if (o->version)
     printf("train_llama %s\n", VERSION);
   else if (o->man)
-    man_print(stdout, VERSION);
+    man_print(stdout, flags_table(), &train_llama_manual, VERSION);
   else if (o->completion)
-    completion_print(stdout, o->completion);
+    completion_print(stdout, flags_table(), o->completion);
   else
     return false;
   return true;

@@ -193,10 +193,11 @@ int main(int argc, char **argv) {
   float *workspace = take(&b, (int64_t)(b.dev.workspace_bytes / sizeof(float)));
   b.dev.workspace = workspace;
   const float scale = 0.1f;
-  const AttentionShape shapes[] = {{1, 4096, 4, 4, 64, 0, scale},    {1, 4096, 4, 4, 128, 0, scale},
-                                   {1, 4096, 8, 2, 64, 0, scale},    {1, 4096, 8, 2, 128, 0, scale},
-                                   {1, 4096, 4, 4, 64, 1024, scale}, {1, 8192, 4, 4, 64, 1024, scale},
-                                   {1, 8192, 4, 4, 128, 256, scale}};
+  const AttentionShape shapes[] = {
+      {1, 4096, 4, 4, 64, 0, scale, false, NULL},    {1, 4096, 4, 4, 128, 0, scale, false, NULL},
+      {1, 4096, 8, 2, 64, 0, scale, false, NULL},    {1, 4096, 8, 2, 128, 0, scale, false, NULL},
+      {1, 4096, 4, 4, 64, 1024, scale, false, NULL}, {1, 8192, 4, 4, 64, 1024, scale, false, NULL},
+      {1, 8192, 4, 4, 128, 256, scale, false, NULL}};
   for (const AttentionShape &s : shapes)
     if (!b.quick || s.T == 4096) bench_attention(&b, s);
   bench_rows(&b);

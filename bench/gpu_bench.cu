@@ -247,7 +247,7 @@ static void open_step(Bench *b, StepRun *s, const char *preset, int64_t L, const
     s->step.tokens[i] = (int32_t)(i * 7919 % s->config.V);
     s->step.targets[i] = (int32_t)((i + 1) * 7919 % s->config.V);
     s->step.positions[i] = (int32_t)(i % s->step.T);
-    s->step.documents[i] = 0;
+    s->step.starts[i] = 0;
   }
   s->step.valid_targets = rows;
 }
@@ -300,7 +300,7 @@ static double bench_step(Bench *b, const char *name, const char *preset, const R
   StepRun s;
   open_step(b, &s, preset, L, shape, true);
   int64_t sequences = shape->A * shape->B;
-  double seconds = best_time(b, work_step, &s), flops = model_step_flops(&s.config, sequences, shape->T);
+  double seconds = best_time(b, work_step, &s), flops = model_step_flops(&s.config, &s.step);
   printf("{\"bench\": \"%s\", \"model\": \"%s\", \"layers\": %lld, \"T\": %lld, \"batch\": %lld, "
          "\"micro_batches\": %lld, \"recompute\": \"%s\", \"mlp_rows\": %lld, \"head_rows\": %lld, "
          "\"keep_attention\": %lld, \"seconds\": %.4f, \"tokens_per_s\": %.0f, \"model_tflops\": %.1f, "

@@ -7,7 +7,7 @@ Gradients: dump the first step of a run, then recompute it here, in float64 on t
     scripts/compare_with_transformers.py DIR grads.safetensors
 
 The dump holds `loss` [1], `input_ids` [N, T] and `labels` [N, T] (labels[t] is the target of position t,
-already shifted; -1 is not trained on), and under its Hugging Face name every gradient of the mean loss over
+already shifted; -1 is not trained on), with --pack `position_ids` [N, T], and under its Hugging Face name every gradient of the mean loss over
 the step's valid targets, before clipping.
 
 Logits: load a folder that train_llama saved and compare its logits with given ones. FILE holds `logits`
@@ -136,6 +136,12 @@ def integers(name, tensor, low, high):
     return values
 
 
+def segments_of(row, positions):
+    """Where the documents of a packed row begin and end: positions count from 0 in each."""
+    starts = (positions[row] == 0).nonzero().flatten().tolist() + [positions.shape[1]]
+    return zip(starts, starts[1:])
+
+
 def compare_gradients(model, path, tolerance, rows):
     dump = read_tensors(path, ("loss", "input_ids", "labels"))
     vocabulary = model.config.vocab_size
@@ -147,8 +153,13 @@ def compare_gradients(model, path, tolerance, rows):
         raise InputError("labels: every target is -1, there is no loss to compare")
     found_loss = dump.pop("loss").sum().item()
 
-    # A sequence at a time: the gradient of the sum is the sum of the gradients.
-    loss = loss_and_gradients(model, list(zip(input_ids.split(1), labels.split(1))))
+    # A sequence at a time: the gradient of the sum is the sum of the gradients. Packed: a document at a time.
+    parts = list(zip(input_ids.split(1), labels.split(1)))
+    if "position_ids" in dump:
+        positions = integers("position_ids", dump.pop("position_ids"), 0, input_ids.shape[1])
+        parts = [(i[:, a:b], t[:, a:b]) for row, (i, t) in enumerate(parts) for a, b in segments_of(row, positions)]
+        print(f"packed: {len(parts)} documents, each run alone")
+    loss = loss_and_gradients(model, parts)
     expected = {name: p.grad for name, p in model.named_parameters()}
 
     ok = True

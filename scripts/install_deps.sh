@@ -3,7 +3,7 @@
 #
 #   scripts/install_deps.sh [--test] [--lint]
 #
-#   --test   also what `make test` needs
+#   --test   also what `make test` and scripts/data/ need
 #   --lint   also what checks format and scripts in continuous integration
 #
 # As root (or with a sudo that asks for no password) it runs apt-get; else it prints the command and ends with
@@ -34,7 +34,9 @@ python3|runs the scripts that draw and report|command -v python3'
 if ((test)); then
   table+='
 libcmocka-dev|the unit tests|
-groff-base|formats the manual page in a test|command -v groff'
+groff-base|formats the manual page in a test|command -v groff
+curl|the scripts that fetch data, in their tests too|command -v curl
+jq|makes JSONL of what they fetch|command -v jq'
 fi
 if ((lint)); then
   table+='

@@ -210,10 +210,13 @@ template <class S> static UNWATCHED S __shfl_xor_sync(uint32_t, S x, int lanes) 
   return (S)emulated_show(EmulatedValue{(double)x, NULL, {}})[lane ^ (unsigned)lanes].number;
 }
 
+static int64_t emulated_copies; /* begun by all blocks so far */
+
 static UNWATCHED void emulated_copy_begin(void *to, const void *from) {
   EmulatedThread *t = &emulated.thread[emulated.current];
   CHECK(t->copies < MOST_EMULATED_COPIES, "a thread has begun %d copies and waited for none", t->copies);
   t->copy[t->copies++] = EmulatedCopy{to, from};
+  emulated_copies++;
 }
 
 /* Takes one of the copies that the thread has begun; false: there is none. */

@@ -85,14 +85,14 @@ static inline void write_shard(const char *path, int version, const uint32_t *to
 /* A step with arrays of its own. */
 typedef struct Step {
   StepBatch batch;
-  int32_t tokens[MAX_STEP], targets[MAX_STEP], positions[MAX_STEP], documents[MAX_STEP];
+  int32_t tokens[MAX_STEP], targets[MAX_STEP], positions[MAX_STEP], starts[MAX_STEP];
 } Step;
 
 static inline Step *step_new(int64_t A, int64_t B, int64_t T) {
   assert_true(A * B * T <= MAX_STEP);
   Step *s = calloc(1, sizeof *s);
   assert_non_null(s);
-  s->batch = (StepBatch){A, B, T, s->tokens, s->targets, s->positions, s->documents, -1};
+  s->batch = (StepBatch){A, B, T, s->tokens, s->targets, s->positions, s->starts, -1};
   return s;
 }
 
@@ -162,29 +162,35 @@ static inline void assert_same_step(const Step *x, const Step *y) {
   assert_memory_equal(x->tokens, y->tokens, bytes);
   assert_memory_equal(x->targets, y->targets, bytes);
   assert_memory_equal(x->positions, y->positions, bytes);
-  assert_memory_equal(x->documents, y->documents, bytes);
+  assert_memory_equal(x->starts, y->starts, bytes);
   assert_int_equal(x->batch.valid_targets, y->batch.valid_targets);
 }
 
-/* The step's rows are the stream's windows from `first` on, wrapping after `windows` of them. */
-static inline void check_step(const Step *s, const uint32_t *stream, int64_t first, int64_t windows) {
+/* The step's rows are the stream's windows from `first` on, wrapping after `windows` of them; packed, or each
+ * one document. */
+static inline void check_rows(const Step *s, const uint32_t *stream, int64_t first, int64_t windows,
+                              bool pack) {
   const StepBatch *b = &s->batch;
   int64_t valid = 0;
   for (int64_t row = 0; row < b->A * b->B; row++) {
     const uint32_t *window = stream + (first + row) % windows * b->T;
-    int document = 0;
+    int64_t start = 0;
     for (int64_t t = 0; t < b->T; t++) {
       int64_t i = row * b->T + t;
-      if (t > 0 && window[t] & TOKEN_DOCUMENT) document++;
-      bool masked = window[t + 1] & TOKEN_MASKED;
+      if (pack && window[t] & TOKEN_DOCUMENT) start = t;
+      bool masked = window[t + 1] & TOKEN_MASKED || (pack && window[t + 1] & TOKEN_DOCUMENT);
       assert_int_equal(b->tokens[i], window[t] & TOKEN_ID);
       assert_int_equal(b->targets[i], masked ? TARGET_IGNORED : (int32_t)(window[t + 1] & TOKEN_ID));
-      assert_int_equal(b->positions[i], t);
-      assert_int_equal(b->documents[i], document);
+      assert_int_equal(b->positions[i], t - start);
+      assert_int_equal(b->starts[i], start);
       valid += !masked;
     }
   }
   assert_int_equal(b->valid_targets, valid);
+}
+
+static inline void check_step(const Step *s, const uint32_t *stream, int64_t first, int64_t windows) {
+  check_rows(s, stream, first, windows, false);
 }
 
 #endif

@@ -11,6 +11,7 @@ extern "C" {
 #include <math.h>
 
 #include "ops/attention.h"
+#include "ops/documents.cuh" // defines: document_end
 #include "tensor.cuh" // defines: Tensor, tensor_new, tensor_get, tensor_random, tensor_guards_whole, roundoff
 
 /* ---- the definition ---- */
@@ -84,6 +85,7 @@ static void reference_query(const AttentionShape *s, const Reference *r, double 
   int64_t HS = s->HS, C = s->NH * HS, Ck = s->NKV * HS, kv = h / (s->NH / s->NKV);
   int64_t at_q = (b * s->T + i) * C + h * HS, at_k = b * s->T * Ck + kv * HS;
   int64_t first = s->window > 0 && i + 1 > s->window ? i + 1 - s->window : 0;
+  if (s->packed && s->starts[b * s->T + i] > first) first = s->starts[b * s->T + i];
   double max = -INFINITY, total = 0;
   for (int64_t j = first; j <= i; j++) {
     p[j] = s->scale * dot(q + at_q, k + at_k + j * Ck, HS);
@@ -110,6 +112,7 @@ static void reference_query(const AttentionShape *s, const Reference *r, double 
   }
 }
 
+/* starts: on the host. */
 static Reference reference(const AttentionShape *s, const double *q, const double *k, const double *v,
                            const double *dout) {
   int64_t rows = s->B * s->T;
@@ -164,6 +167,17 @@ static void put_columns(const Tensor *to, int64_t first_col, const Tensor *from)
   }
 }
 
+/* Forward and backward. */
+static void compute(Device *dev, DType dt, const AttentionShape *s, const Operands *t) {
+  int64_t C = s->NH * s->HS, Ck = s->NKV * s->HS;
+  Heads q = heads(&t->qkv, 0), k = heads(&t->qkv, C), v = heads(&t->qkv, C + Ck);
+  Heads dq = heads(&t->dqkv, 0), dk = heads(&t->dqkv, C), dv = heads(&t->dqkv, C + Ck);
+  attention_forward(dev, dt, on_device(&t->o), (float *)on_device(&t->lse), q, k, v, s,
+                    on_device(&t->forward));
+  attention_backward(dev, dt, dq, dk, dv, on_device(&t->dout), on_device(&t->o),
+                     (const float *)on_device(&t->lse), q, k, v, s, on_device(&t->backward));
+}
+
 static Operands run_attention(Device *dev, DType dt, const AttentionShape *s, const Case *c) {
   int64_t rows = s->B * s->T, C = s->NH * s->HS, Ck = s->NKV * s->HS, width = C + 2 * Ck;
   Operands t;
@@ -186,11 +200,7 @@ static Operands run_attention(Device *dev, DType dt, const AttentionShape *s, co
   put_columns(&t.qkv, 0, &t.q);
   put_columns(&t.qkv, C, &t.k);
   put_columns(&t.qkv, C + Ck, &t.v);
-  Heads q = heads(&t.qkv, 0), k = heads(&t.qkv, C), v = heads(&t.qkv, C + Ck);
-  Heads dq = heads(&t.dqkv, 0), dk = heads(&t.dqkv, C), dv = heads(&t.dqkv, C + Ck);
-  attention_forward(dev, dt, on_device(&t.o), (float *)on_device(&t.lse), q, k, v, s, on_device(&t.forward));
-  attention_backward(dev, dt, dq, dk, dv, on_device(&t.dout), on_device(&t.o),
-                     (const float *)on_device(&t.lse), q, k, v, s, on_device(&t.backward));
+  compute(dev, dt, s, &t);
   return t;
 }
 
@@ -213,6 +223,25 @@ static void check(const char *name, const Case *c, const Tensor *found, int64_t 
   }
 }
 
+/* Where each row's document begins, [B*T]: documents of these lengths, in turn, fill the sequences. */
+static Mirror *document_starts(const Case *c, const int64_t *lengths) {
+  Mirror *starts = mirror_new((size_t)(c->B * c->T) * sizeof(int32_t));
+  int32_t *start = (int32_t *)mirror_write(starts);
+  for (int64_t b = 0, i = 0; b < c->B; b++)
+    for (int64_t t = 0, end; t < c->T; t = end) {
+      end = lengths[i] < c->T - t ? t + lengths[i] : c->T;
+      i = lengths[i + 1] ? i + 1 : 0;
+      for (int64_t row = t; row < end; row++) start[b * c->T + row] = (int32_t)t;
+    }
+  return starts;
+}
+
+/* A case whose sequences hold several documents: their lengths, in turn; 0 ends the list. */
+typedef struct PackedCase {
+  Case c;
+  int64_t lengths[6];
+} PackedCase;
+
 /* Bounds to first order, u the roundoff of fp32 (a sum of n terms errs by n*u of its magnitudes; exp by 2u
  * and u a unit of its argument; S the largest sum of magnitudes of a score):
  *   a score and lse, hence log p    (HS + 2) S u, twice, + (T + 8) u         = log_p
@@ -221,14 +250,20 @@ static void check(const char *name, const Case *c, const Tensor *found, int64_t 
  *   dq, dk, dv                      log_p + the above + a sum over at most T * NH/NKV terms
  * A GPU's tensor cores take p and ds rounded to bf16, each once.
  * A p below e^-87 = 1.6e-38 may become 0: each term of a gradient then misses at most that times its other
- * factors, 2 HS (dp and delta, of factors below 1) and a query or a key. */
-static void check_case(Device *dev, DType dt, const Case *c) {
-  AttentionShape s = {c->B, c->T, c->NH, c->NKV, c->HS, c->window, 1.0f / sqrtf((float)c->HS)};
+ * factors, 2 HS (dp and delta, of factors below 1) and a query or a key.
+ * lengths: of documents, see PackedCase; NULL: not packed. */
+static void check_case(Device *dev, DType dt, const Case *c, const int64_t *lengths) {
+  AttentionShape s = {
+      c->B, c->T, c->NH, c->NKV, c->HS, c->window, 1.0f / sqrtf((float)c->HS), lengths != NULL, NULL};
+  Mirror *starts = lengths ? document_starts(c, lengths) : NULL;
+  if (starts) s.starts = (const int32_t *)mirror_use(starts);
   int64_t C = s.NH * s.HS, Ck = s.NKV * s.HS;
   dev->threads = c->threads;
   Operands t = run_attention(dev, dt, &s, c);
   double *q = doubles(&t.q), *k = doubles(&t.k), *v = doubles(&t.v), *dout = doubles(&t.dout);
-  Reference r = reference(&s, q, k, v, dout);
+  AttentionShape on_host_too = s;
+  if (starts) on_host_too.starts = (const int32_t *)mirror_read(starts);
+  Reference r = reference(&on_host_too, q, k, v, dout);
   double u = roundoff(DT_FP32), terms = (double)(s.T * s.NH / s.NKV);
   double score = (double)(s.HS + 2) * r.largest * u, log_p = 2 * score + (double)(s.T + 8) * u;
   double stored = dt == DT_BF16 ? roundoff(dt) : 0, operand = dev->kind == DEVICE_CUDA ? stored : 0;
@@ -252,14 +287,15 @@ static void check_case(Device *dev, DType dt, const Case *c) {
   reference_free(&r);
   double *all[] = {q, k, v, dout};
   for (int i = 0; i < 4; i++) free(all[i]);
+  if (starts) mirror_free(starts);
 }
 
 static void check_cases(const Case *cases, size_t n) {
   Device dev;
   open_test_device(&dev, 0);
   for (size_t i = 0; i < n; i++) {
-    check_case(&dev, DT_FP32, &cases[i]);
-    check_case(&dev, DT_BF16, &cases[i]);
+    check_case(&dev, DT_FP32, &cases[i], NULL);
+    check_case(&dev, DT_BF16, &cases[i], NULL);
   }
   device_close(&dev);
 }
@@ -269,7 +305,7 @@ static void check_cases(const Case *cases, size_t n) {
 /* The definition's own gradients against differences of its own outputs: loss = sum(dout * o). Central
  * differences err by step^2 times the third derivative (of order 1 here) and by 1e-16 / step. */
 static void test_reference(void **) {
-  AttentionShape s = {1, 5, 4, 2, 4, 3, 0.5f};
+  AttentionShape s = {1, 5, 4, 2, 4, 3, 0.5f, false, NULL};
   Tensor t[4] = {tensor_new(DT_FP32, 5, 16, 16), tensor_new(DT_FP32, 5, 8, 8), tensor_new(DT_FP32, 5, 8, 8),
                  tensor_new(DT_FP32, 5, 16, 16)};
   double *x[4];
@@ -337,11 +373,87 @@ static void test_saturation(void **) {
   check_cases(cases, sizeof cases / sizeof *cases);
 }
 
+/* Documents of one token, of the sizes of blocks and around them, over the ends of blocks, and with windows
+ * shorter and longer than they are. Few key/value heads for the threads make the backward run in two passes.
+ */
+static void test_documents(void **) {
+  static const PackedCase cases[] = {
+      {{1, 1, 1, 1, 8, 0, 2, 1, 0}, {1}},
+      {{2, 20, 4, 2, 16, 0, 2, 1, 16}, {1}},
+      {{3, 63, 3, 3, 16, 0, 2, 1, 0}, {5, 1, 1, 17}},
+      {{1, 600, 4, 2, 16, 0, 2, 1, 16}, {255, 1, 256, 3}},
+      {{2, 520, 6, 2, 8, 0, 3, 1, 0}, {300, 7, 64, 1, 2}},
+      {{1, 520, 8, 1, 16, 0, 2, 1, 16}, {512}},
+      {{1, 400, 2, 1, 16, 0, 2, 1, 0}, {255, 40}},
+      {{1, 520, 4, 2, 16, 64, 2, 1, 0}, {100, 1, 30, 64, 65}},
+      {{2, 300, 2, 2, 8, 7, 2, 1, 16}, {6, 7, 8, 90}},
+      {{1, 300, 1, 1, 80, 300, 3, 1, 0}, {299}},
+      {{1, 250, 4, 1, 16, 0, 1, 300, 16}, {100, 3, 47}},
+  };
+  Device dev;
+  open_test_device(&dev, 0);
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    check_case(&dev, DT_FP32, &cases[i].c, cases[i].lengths);
+    check_case(&dev, DT_BF16, &cases[i].c, cases[i].lengths);
+  }
+  device_close(&dev);
+}
+
+/* Every document of every place in a sequence, up to every limit. */
+static void test_document_end(void **) {
+  Case c = {1, 33, 1, 1, 8, 0, 1, 1, 0};
+  static const int64_t lengths[] = {1, 5, 1, 1, 16, 0};
+  Mirror *mirror = document_starts(&c, lengths);
+  const int32_t *starts = (const int32_t *)mirror_read(mirror);
+  for (int64_t at = 0; at < c.T; at++)
+    for (int64_t limit = at + 1; limit <= c.T; limit++) {
+      int64_t end = at + 1;
+      while (end < limit && starts[end] == starts[at]) end++;
+      assert_int_equal(document_end(starts, limit, at), end);
+    }
+  mirror_free(mirror);
+}
+
+/* What other documents' blocks hold is not even looked at: with NaN there, the middle one of three gives the
+ * same bits. */
+static void check_skipped(Device *dev, DType dt, bool one_pass) {
+  enum { LENGTH = 256, ROWS = 3 * LENGTH };
+  static const int64_t lengths[] = {LENGTH, 0};
+  Case c = {1, ROWS, 4, one_pass ? 2 : 1, 16, 0, dev->threads, 1, 16};
+  Mirror *starts = document_starts(&c, lengths);
+  AttentionShape s = {1, ROWS, c.NH, c.NKV, c.HS, 0, 0.25f, true, (const int32_t *)mirror_use(starts)};
+  Operands clean = run_attention(dev, dt, &s, &c), t = run_attention(dev, dt, &s, &c);
+  for (int64_t i = 0; i < ROWS; i++) {
+    if (i / LENGTH == 1) continue;
+    for (int64_t j = 0; j < t.qkv.cols; j++) tensor_set(&t.qkv, i, j, NAN);
+    for (int64_t j = 0; j < t.dout.cols; j++) tensor_set(&t.dout, i, j, NAN);
+  }
+  compute(dev, dt, &s, &t);
+  for (int64_t i = LENGTH; i < 2 * LENGTH; i++) {
+    for (int64_t j = 0; j < t.o.cols; j++) assert_true(tensor_get(&t.o, i, j) == tensor_get(&clean.o, i, j));
+    for (int64_t j = 0; j < t.dqkv.cols; j++)
+      assert_true(tensor_get(&t.dqkv, i, j) == tensor_get(&clean.dqkv, i, j));
+  }
+  assert_true(isnan(tensor_get(&t.o, 0, 0)) && isnan(tensor_get(&t.dqkv, ROWS - 1, 0)));
+  operands_free(&clean);
+  operands_free(&t);
+  mirror_free(starts);
+}
+
+static void test_other_documents_are_skipped(void **) {
+  Device dev;
+  open_test_device(&dev, 2);
+  check_skipped(&dev, DT_FP32, false);
+  check_skipped(&dev, DT_FP32, true);
+  check_skipped(&dev, DT_BF16, true);
+  device_close(&dev);
+}
+
 /* A million tokens: what grows with T is delta alone, a float a query; all else is a few tiles a lane. */
 static void test_workspace_is_small(void **) {
   Device dev;
   open_test_device(&dev, 2);
-  AttentionShape s = {1, 1 << 20, 32, 8, 128, 0, 0.1f};
+  AttentionShape s = {1, 1 << 20, 32, 8, 128, 0, 0.1f, false, NULL};
   int64_t row = s.NH * 4; /* bytes of delta a token: the only part that grows with T */
   for (int t = 0; t < 2; t++) {
     DType dt = t ? DT_BF16 : DT_FP32;
@@ -353,9 +465,11 @@ static void test_workspace_is_small(void **) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_reference),   cmocka_unit_test(test_lengths),
-      cmocka_unit_test(test_large_heads), cmocka_unit_test(test_windows),
-      cmocka_unit_test(test_saturation),  cmocka_unit_test(test_workspace_is_small),
+      cmocka_unit_test(test_reference),          cmocka_unit_test(test_lengths),
+      cmocka_unit_test(test_large_heads),        cmocka_unit_test(test_windows),
+      cmocka_unit_test(test_saturation),         cmocka_unit_test(test_documents),
+      cmocka_unit_test(test_document_end),       cmocka_unit_test(test_other_documents_are_skipped),
+      cmocka_unit_test(test_workspace_is_small),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -35,7 +35,8 @@ typedef struct Case {
 } Case;
 
 static AttentionShape shape_of(const Case *c) {
-  return AttentionShape{c->B, on_cuda() ? c->T : c->fake_T, c->NH, c->NKV, c->HS, c->window, 0.3f};
+  return AttentionShape{c->B, on_cuda() ? c->T : c->fake_T, c->NH, c->NKV, c->HS, c->window, 0.3f, false,
+                        NULL};
 }
 
 static AttentionStrides strides_of(const Case *c) {

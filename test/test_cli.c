@@ -78,6 +78,16 @@ static void test_refusals(void **state) {
       {"--threads -1", "--threads"},
       {"--dtype fp8", "fp8"},
       {"--master fp32", "--master"},
+      {"--pack", "demo text: --pack finds no documents in it"},
+      {"--pack --train @/short.txt --seq-len 8", "Give --document-token ID"},
+      {"--pack --train @/small.bin --seq-len 8", "the model's config names no BOS"},
+      {"--pack --train @/masked.bin --seq-len 8", "no document in all tokens, expected a mark"},
+      {"--pack --train @/small.bin --seq-len 8 --document-token 99", "expected the token 99"},
+      {"--pack --train @/small.bin --seq-len 8 --document-token 256",
+       "expected a token of the model: 0 .. 255"},
+      {"--pack --train @/marked.bin --val @/small.bin --seq-len 8", "small.bin: --pack finds no documents"},
+      {"--train @/small.bin --document-token 3", "found no --pack"},
+      {"--generate x --pack", "is of a training run"},
       {"--lr 1e-4 --min-lr 1", "--min-lr"},
       {"--rope-scaling none --rope-factor 4", "--rope-factor"},
       {"--model llama3.2-1b --train @/small.bin --seq-len 8 --sample-every 1", "--sample-every"},
@@ -115,6 +125,8 @@ static void test_refusals(void **state) {
   write_shard("large.bin", 1, tokens, 64);
   for (uint32_t i = 0; i < 64; i++) tokens[i] = i | TOKEN_MASKED;
   write_shard("masked.bin", 8, tokens, 64);
+  for (uint32_t i = 0; i < 64; i++) tokens[i] = i | (i % 9 == 0 ? TOKEN_DOCUMENT : 0);
+  write_shard("marked.bin", 8, tokens, 64);
   assert_int_equal(mkdir(path_of("taken"), 0777), 0);
   write_text("taken/run.json", "{}");
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -292,20 +304,50 @@ static void test_config_file(void **state) {
   }
 }
 
+/* Documents of eight tokens, packed, give the loss of sequences of eight whose last targets are masked. */
+static void test_packed_evaluation(void **state) {
+  (void)state;
+  enum { N = 8 * 64 + 1 };
+  uint32_t documents[N], masked[N];
+  for (uint32_t i = 0; i < N; i++) {
+    uint32_t id = (i * i + 3 * i) % 71;
+    documents[i] = id | (i % 8 == 0 ? TOKEN_DOCUMENT : 0);
+    masked[i] = id | (i % 8 == 0 ? TOKEN_MASKED : 0);
+  }
+  write_shard("documents.bin", 8, documents, N);
+  write_shard("rows.bin", 8, masked, N);
+  static const char *const arguments[] = {"--val @/documents.bin --pack --seq-len 32 --batch 2",
+                                          "--val @/rows.bin --seq-len 8 --batch 8",
+                                          "--val @/documents.bin --seq-len 32 --batch 2"};
+  double loss[3];
+  for (int i = 0; i < 3; i++) {
+    char all[256];
+    snprintf(all, sizeof all, "--model test/fixtures/llama3.2 --eval-only --eval-batches 8 %s", arguments[i]);
+    expect(0, "\nval loss ", all);
+    loss[i] = strtod(strstr(said, "\nval loss ") + 10, NULL);
+  }
+  assert_true(fabs(loss[0] - loss[1]) <= 2e-6);
+  assert_true(fabs(loss[0] - loss[2]) > 1e-3);
+}
+
 /* Installs into the test's folder, looks, uninstalls. */
 static void test_install(void **state) {
   (void)state;
-  const char *build = getenv("BUILD");
+  const char *build = getenv("BUILD") ? getenv("BUILD") : "build/cpu";
   char command[1024];
   snprintf(command, sizeof command,
-           "env -u MAKEFLAGS make -s install DESTDIR=%s/root PREFIX=/usr PROGRAM=%s/train_llama >%s/install",
-           folder, build ? build : "build/cpu", folder);
+           "env -u MAKEFLAGS make -s install DESTDIR=%s/root PREFIX=/usr "
+           "PROGRAMS='%s/train_llama %s/tokenize' >%s/install",
+           folder, build, build, folder);
   assert_int_equal(system(command), 0);
   static const struct {
     const char *file, *text;
   } installed[] = {{"root/usr/share/man/man1/train_llama.1", ".TH TRAIN_LLAMA"},
                    {"root/usr/share/bash-completion/completions/train_llama", "complete -F"},
                    {"root/usr/share/zsh/site-functions/_train_llama", "#compdef"},
+                   {"root/usr/share/man/man1/tokenize.1", ".TH TOKENIZE"},
+                   {"root/usr/share/bash-completion/completions/tokenize", "complete -F _tokenize tokenize"},
+                   {"root/usr/share/zsh/site-functions/_tokenize", "#compdef tokenize"},
                    {"root/usr/share/doc/train_llama/README.md", "# train_llama"},
                    {"root/usr/share/doc/train_llama/LICENSE", "MIT"},
                    {"root/usr/share/doc/train_llama/docs/formats.md", "#"}};
@@ -316,7 +358,10 @@ static void test_install(void **state) {
     if (!strstr(text, installed[i].text)) fail_msg("%s lacks %s", installed[i].file, installed[i].text);
     free(text);
   }
-  snprintf(command, sizeof command, "%s/root/usr/bin/train_llama --version >%s/version", folder, folder);
+  snprintf(
+      command, sizeof command,
+      "%s/root/usr/bin/train_llama --version >%s/version && %s/root/usr/bin/tokenize --version >%s/version",
+      folder, folder, folder, folder);
   assert_int_equal(system(command), 0);
   snprintf(command, sizeof command,
            "env -u MAKEFLAGS make -s uninstall DESTDIR=%s/root PREFIX=/usr >%s/install && test -z \"$(find "
@@ -358,6 +403,20 @@ static void test_dump_grads(void **state) {
   memcpy(&second, (const char *)ids->data + 4, 4);
   memcpy(&label, labels->data, 4);
   assert_true(second == label); /* targets are the next tokens */
+  assert_null(safetensors_find(set, "position_ids"));
+  safetensors_close(set);
+
+  write_text("lines.txt", "one\ntwo, a little longer\nthree\nand a fourth line, the longest of them all\n");
+  expect(0, "gradient norm",
+         "--seq-len 32 --batch 1 --shuffle no --train @/lines.txt --pack --document-token 10 --dump-grads "
+         "@/packed.safetensors");
+  set = safetensors_open(path_of("packed.safetensors"), &e);
+  if (!set) fail_msg("%s", e.text);
+  const SafeTensor *positions = safetensors_find(set, "position_ids");
+  assert_non_null(positions);
+  float at[5];
+  memcpy(at, positions->data, sizeof at);
+  assert_true(at[0] == 0 && at[2] == 2 && at[3] == 0 && at[4] == 1); /* the line's end begins a document */
   safetensors_close(set);
 }
 
@@ -374,6 +433,7 @@ int main(void) {
       cmocka_unit_test(test_rope_flags_are_saved),
       cmocka_unit_test(test_config_file),
       cmocka_unit_test(test_install),
+      cmocka_unit_test(test_packed_evaluation),
       cmocka_unit_test(test_plan),
       cmocka_unit_test(test_dump_grads),
   };

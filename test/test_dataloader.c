@@ -151,22 +151,6 @@ static void test_masked_targets(void **state) {
   dataloader_close(d);
 }
 
-/* Documents are numbered anew in each sequence, whatever its first token's mark. */
-static void test_documents(void **state) {
-  (void)state;
-  enum { T = 4, N = 2 * T + 1 };
-  uint32_t stream[N] = {1 | TOKEN_DOCUMENT, 2, 3 | TOKEN_DOCUMENT, 4 | TOKEN_DOCUMENT, 5, 6, 7,
-                        8 | TOKEN_DOCUMENT, 9};
-  write_shard(path_of("documents/a.bin"), 8, stream, N);
-  DataLoader *d = open_ok(path_of("documents/a.bin"), 2, T);
-  Step *s = step_new(1, 2, T);
-  next_ok(d, s);
-  static const int32_t expected[2 * T] = {0, 0, 1, 2, 0, 0, 0, 1};
-  assert_memory_equal(s->documents, expected, sizeof expected);
-  free(s);
-  dataloader_close(d);
-}
-
 static void test_restrict(void **state) {
   (void)state;
   enum { N = 101, T = 8 };
@@ -377,13 +361,12 @@ static void test_writer_refuses(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_round_trip),         cmocka_unit_test(test_header_slots),
-      cmocka_unit_test(test_concatenation),      cmocka_unit_test(test_wrap_and_rewind),
-      cmocka_unit_test(test_masked_targets),     cmocka_unit_test(test_documents),
-      cmocka_unit_test(test_restrict),           cmocka_unit_test(test_refuses_files),
-      cmocka_unit_test(test_refuses_headers),    cmocka_unit_test(test_refuses_damage),
-      cmocka_unit_test(test_refuses_tokenizers), cmocka_unit_test(test_vocabulary),
-      cmocka_unit_test(test_writer_refuses),
+      cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_header_slots),
+      cmocka_unit_test(test_concatenation),  cmocka_unit_test(test_wrap_and_rewind),
+      cmocka_unit_test(test_masked_targets), cmocka_unit_test(test_restrict),
+      cmocka_unit_test(test_refuses_files),  cmocka_unit_test(test_refuses_headers),
+      cmocka_unit_test(test_refuses_damage), cmocka_unit_test(test_refuses_tokenizers),
+      cmocka_unit_test(test_vocabulary),     cmocka_unit_test(test_writer_refuses),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -38,13 +38,13 @@ static int setup(void **state) {
   (void)state;
   if (!mkdtemp(folder)) return -1;
   FILE *f = create(PAGE);
-  man_print(f, "1.2.3");
+  man_print(f, flags_table(), &train_llama_manual, "1.2.3");
   fclose(f);
   f = create(BASH);
-  completion_print(f, "bash");
+  completion_print(f, flags_table(), "bash");
   fclose(f);
   f = create(ZSH);
-  completion_print(f, "zsh");
+  completion_print(f, flags_table(), "zsh");
   fclose(f);
   return 0;
 }
@@ -197,6 +197,26 @@ static void groff_formats_the_page(void **state) {
   assert_non_null(strstr(said, " --train 'data/*.bin' "));
 }
 
+/* ./tokenize makes the same of its own table: what its page, and a word of a choice, is there. */
+static void tokenize_has_its_own(void **state) {
+  (void)state;
+  const char *build = getenv("BUILD");
+  char command[512], cwd[256];
+  assert_non_null(getcwd(cwd, sizeof cwd));
+  snprintf(command, sizeof command,
+           "T=%s/%s/tokenize; $T --completion bash >tokenize.bash; $T --completion zsh >tokenize.zsh; "
+           "$T --man >tokenize.1; bash -n tokenize.bash",
+           cwd, build ? build : "build/cpu");
+  expect_quiet(command);
+  if (is_there("zsh")) expect_quiet("zsh -n tokenize.zsh");
+  if (is_there("groff")) expect_quiet("groff -man -Tutf8 -ww -z tokenize.1");
+  assert_int_equal(shell(said, sizeof said, "cat tokenize.1 tokenize.bash; rm tokenize.*"), 0);
+  assert_non_null(strstr(said, ".TH TOKENIZE 1"));
+  assert_non_null(strstr(said, "\n.TP\n\\fB\\-\\-shard\\-tokens\\fR"));
+  assert_non_null(strstr(said, "  --on-invalid) words='stop skip replace' ;;\n"));
+  assert_non_null(strstr(said, "  --out) options='-o plusdirs -o filenames' ;;\n"));
+}
+
 /* The README lists every flag in the row of its group, in the table's order. */
 static void readme_has_the_table(void **state) {
   (void)state;
@@ -220,6 +240,7 @@ int main(void) {
       cmocka_unit_test(bash_completes),         cmocka_unit_test(bash_knows_the_table),
       cmocka_unit_test(zsh_knows_the_table),    cmocka_unit_test(page_has_the_table),
       cmocka_unit_test(groff_formats_the_page), cmocka_unit_test(readme_has_the_table),
+      cmocka_unit_test(tokenize_has_its_own),
   };
   return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -39,7 +39,7 @@ static Device emulated_device(void) {
 
 static void check_in_blocks(DType dt, const Case *cases, size_t n) {
   Device dev = emulated_device();
-  for (size_t i = 0; i < n; i++) check_case(&dev, dt, &cases[i]);
+  for (size_t i = 0; i < n; i++) check_case(&dev, dt, &cases[i], NULL);
 }
 
 /* Every size of padded heads, exactly filled and not, with and without rows at multiples of 16 bytes. */
@@ -68,6 +68,20 @@ static const Case windows[] = {
 /* Scores of hundreds: the softmax is all but a choice, and an exponential alone would overflow. */
 static const Case saturated[] = {{1, 65, 4, 2, 16, 0, 1, 300, 16}, {1, 150, 1, 1, 64, 30, 1, 300, 16}};
 
+/* Documents of one token, of the sizes of tiles and around them, several in a tile and over several; with
+ * windows; of every size of padded heads that has kernels of its own. */
+static const PackedCase documents[] = {
+    {{1, 40, 2, 1, 16, 0, 1, 1, 16}, {1}},
+    {{2, 70, 4, 2, 64, 0, 1, 1, 16}, {1, 15, 16, 3}},
+    {{1, 130, 2, 1, 64, 0, 1, 1, 0}, {64, 63, 1}},
+    {{1, 230, 1, 1, 32, 0, 1, 1, 16}, {63, 66, 2}},
+    {{1, 150, 2, 2, 32, 20, 1, 1, 16}, {19, 20, 21, 90}},
+    {{1, 67, 1, 1, 96, 33, 1, 1, 16}, {50}},
+    {{1, 131, 2, 1, 128, 0, 1, 1, 16}, {31, 33, 65}},
+    {{1, 67, 1, 1, 200, 0, 1, 1, 16}, {9, 40}},
+    {{1, 100, 2, 1, 64, 0, 1, 300, 16}, {37, 3}},
+};
+
 #define ALL(cases) (cases), sizeof(cases) / sizeof *(cases)
 static void test_head_sizes_bf16(void **) {
   check_in_blocks(DT_BF16, ALL(head_sizes));
@@ -88,6 +102,39 @@ static void test_saturation_in_blocks(void **) {
   check_in_blocks(DT_FP32, ALL(saturated));
 }
 
+static void test_documents_in_blocks(void **) {
+  Device dev = emulated_device();
+  for (size_t i = 0; i < sizeof documents / sizeof *documents; i++) {
+    check_case(&dev, DT_BF16, &documents[i].c, documents[i].lengths);
+    check_case(&dev, DT_FP32, &documents[i].c, documents[i].lengths);
+  }
+}
+
+/* Copies to shared memory, in forward and backward of a case. */
+static int64_t copies_of(Device *dev, DType dt, int64_t T, const int64_t *lengths) {
+  Case c = {1, T, 2, 1, 32, 0, 1, 1, 16};
+  Mirror *starts = lengths ? document_starts(&c, lengths) : NULL;
+  AttentionShape s = {1, T, c.NH, c.NKV, c.HS, 0, 0.2f, starts != NULL, NULL};
+  if (starts) s.starts = (const int32_t *)mirror_use(starts);
+  int64_t before = emulated_copies;
+  Operands t = run_attention(dev, dt, &s, &c);
+  operands_free(&t);
+  if (starts) mirror_free(starts);
+  return emulated_copies - before;
+}
+
+/* Documents that fill whole tiles cost what they cost alone. */
+static void test_cost_in_blocks(void **) {
+  Device dev = emulated_device();
+  static const int64_t lengths[] = {64, 0};
+  for (int i = 0; i < 2; i++) {
+    DType dt = i ? DT_BF16 : DT_FP32;
+    int64_t alone = copies_of(&dev, dt, 64, NULL);
+    assert_true(alone > 0);
+    assert_int_equal(copies_of(&dev, dt, 3 * 64, lengths), 3 * alone);
+  }
+}
+
 enum { FAR_T = 33, FAR_HS = 64 };
 
 /* Address space of which only what is touched becomes memory. */
@@ -101,7 +148,7 @@ static char *far_rows(size_t bytes) {
  * gradients of the last row [4 HS]. */
 static void last_gradients(bf16 *out, int64_t ld) {
   Device dev = emulated_device();
-  AttentionShape s = {1, FAR_T, 2, 1, FAR_HS, 0, 0.125f};
+  AttentionShape s = {1, FAR_T, 2, 1, FAR_HS, 0, 0.125f, false, NULL};
   size_t bytes = (size_t)(FAR_T * ld) * sizeof(bf16);
   bf16 *x = (bf16 *)far_rows(bytes), *d = (bf16 *)far_rows(bytes), o[FAR_T * 2 * FAR_HS];
   float lse[2 * FAR_T], workspace[2 * FAR_T];
@@ -133,7 +180,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_head_sizes_bf16),      cmocka_unit_test(test_head_sizes_fp32),
       cmocka_unit_test(test_lengths_in_blocks),    cmocka_unit_test(test_windows_in_blocks),
-      cmocka_unit_test(test_saturation_in_blocks), cmocka_unit_test(test_rows_far_apart),
+      cmocka_unit_test(test_saturation_in_blocks), cmocka_unit_test(test_documents_in_blocks),
+      cmocka_unit_test(test_cost_in_blocks),       cmocka_unit_test(test_rows_far_apart),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

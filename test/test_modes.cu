@@ -177,7 +177,8 @@ static void modes_agree(bool tied, bool qk_norm, RunShape shape, unsigned *turn,
   free(plain.bytes);
 }
 
-/* Pairs of everything: each format and each number of groups meets each chunk and both kinds of head. */
+/* Pairs of everything: each format and each number of groups meets each chunk, both kinds of head and packed
+ * documents. */
 static void test_all_modes(void **state) {
   (void)state;
   static const int64_t chunks[] = {CHUNK_WHOLE, 7};
@@ -185,12 +186,13 @@ static void test_all_modes(void **state) {
   for (size_t f = 0; f < COUNT(formats); f++)
     for (size_t k = 0; k < COUNT(chunks); k++)
       for (size_t g = 0; g < COUNT(groups); g++) {
-        bool tied = (f + k + g) % 2, qk_norm = (f / 2 + k) % 2;
+        bool tied = (f + k + g) % 2, qk_norm = (f / 2 + k) % 2, pack = (f + g) % 2;
         char what[80];
-        snprintf(what, sizeof what, "format %zu, chunk %lld, tied %d, groups %lld", f, (long long)chunks[k],
-                 tied, (long long)groups[g]);
+        snprintf(what, sizeof what, "format %zu, chunk %lld, tied %d, groups %lld, pack %d", f,
+                 (long long)chunks[k], tied, (long long)groups[g], pack);
         RunShape shape = shape_of(1, 2, 17, f, chunks[k]);
         shape.attn_groups = groups[g];
+        shape.pack = pack;
         modes_agree(tied, qk_norm, shape, &turn, what);
       }
 }
@@ -200,6 +202,7 @@ static void test_accumulation_on_the_host(void **state) {
   (void)state;
   for (int tied = 0; tied < 2; tied++) {
     RunShape shape = shape_of(3, 2, 17, 0, 7);
+    shape.pack = !tied;
     Trained plain = train(tiny_config(tied, false), shape);
     for (unsigned offload = 1; offload < OFFLOADS; offload++) {
       shape.recompute = RECOMPUTE_LAYER;

@@ -106,7 +106,7 @@ static StepBatch batch_of_step(Fixture *f, int64_t s) {
     step.tokens[i] = (int32_t)element(ids, s * n + i);
     step.targets[i] = (int32_t)element(labels, s * n + i);
     step.positions[i] = (int32_t)(i % step.T);
-    step.documents[i] = 0;
+    step.starts[i] = 0;
     step.valid_targets += step.targets[i] >= 0;
   }
   return step;

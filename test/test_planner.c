@@ -324,6 +324,21 @@ static void the_same_bits_take_another_attention(void **state) {
   assert_int_equal(attention_forward_workspace(&deterministic, DT_BF16, &s), 0);
 }
 
+/* Packed documents are for the own attention, which asks for a number a query and head. */
+static void packed_runs_go_without_cudnn(void **state) {
+  (void)state;
+  Case k;
+  case_open(&k, "llama3-8b", "h100", DT_BF16);
+  AttentionShape a = schedule_run_attention(&k.config, 0, &k.shape, 1);
+  int64_t T = k.shape.T;
+  assert_true(attention_backward_workspace(&k.dev, DT_BF16, &a) > (size_t)(T * k.config.NH * 4));
+  k.shape.pack = true;
+  a = schedule_run_attention(&k.config, 0, &k.shape, 1);
+  assert_int_equal(attention_backward_workspace(&k.dev, DT_BF16, &a), T * k.config.NH * 4);
+  assert_int_equal(attention_forward_workspace(&k.dev, DT_BF16, &a), 0);
+  case_close(&k);
+}
+
 static void cards_by_name_and_size(void **state) {
   (void)state;
   Error e;
@@ -350,6 +365,7 @@ int main(void) {
       cmocka_unit_test(given_flags_stay),
       cmocka_unit_test(costs_are_ordered),
       cmocka_unit_test(cards_by_name_and_size),
+      cmocka_unit_test(packed_runs_go_without_cudnn),
       cmocka_unit_test(one_memory),
       cmocka_unit_test(as_few_groups_as_fit),
       cmocka_unit_test(parts_of_the_attention_are_kept),

@@ -25,7 +25,7 @@ static void write_shard(const char *name, uint32_t seed, int64_t n, uint64_t tok
   uint32_t *tokens = malloc((size_t)n * sizeof *tokens);
   for (int64_t i = 0; i < n; i++) {
     seed = seed * 1664525u + 1013904223u;
-    tokens[i] = (seed >> 16) % 71;
+    tokens[i] = (seed >> 16) % 71 | ((seed >> 8) % 7 == 0 ? TOKEN_DOCUMENT : 0);
   }
   if (!shard_write(path_of(name), 8, tokens, n, 71, tokenizer_hash, &e)) fail_msg("%s", e.text);
   free(tokens);
@@ -89,6 +89,7 @@ static void a_stopped_run_is_the_same(void **state) {
   (void)state;
   static const char *const flags[] = {
       "--grad-accum 3 --deterministic --tune-matmul 4",
+      "--pack --grad-accum 2",
       "--dtype bf16 --moments bf16 --weight-decay 0.2",
       "--dtype bf16 --master fp32 --schedule wsd --warmup 3",
       "--moments 8bit",
@@ -158,6 +159,7 @@ static void another_run_is_refused(void **state) {
       {"--model test/fixtures/llama3.2 --train @/train.bin --seed 43", "--seed 43, expected 42"},
       {"--model test/fixtures/llama3.2 --train @/train.bin --dtype bf16",
        "--dtype \"bf16\", expected \"fp32\""},
+      {"--model test/fixtures/llama3.2 --train @/train.bin --pack", "--pack true, expected false"},
       {"--model test/fixtures/llama3.2 --train @/other.bin", "training data"},
       {"--model test/fixtures/llama3.2 --train @/tokenizer.bin", "tokenizer"},
   };

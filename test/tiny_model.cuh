@@ -61,14 +61,32 @@ static inline void tiny_data(StepBatch *step, int64_t V) {
     state = state * 1664525u + 1013904223u;
     step->tokens[i] = (int32_t)((state >> 8) % (uint32_t)V);
     step->positions[i] = (int32_t)(i % step->T);
-    step->documents[i] = 0;
+    step->starts[i] = 0;
     state = state * 1664525u + 1013904223u;
     step->targets[i] = (state >> 20) % 3 == 0 ? TARGET_IGNORED : (int32_t)((state >> 8) % (uint32_t)V);
     step->valid_targets += step->targets[i] >= 0;
   }
 }
 
-/* Opens a model with random weights and data; panics when it cannot. */
+/* Documents of these lengths fill the sequences in turn: the last token of each, and of each sequence, has no
+ * target. */
+static inline void tiny_documents(StepBatch *step, const int64_t *lengths, int64_t count) {
+  step->valid_targets = 0;
+  for (int64_t row = 0, k = 0; row < step->A * step->B; row++)
+    for (int64_t t = 0, end; t < step->T; t = end) {
+      int64_t length = lengths[k++ % count];
+      end = length < step->T - t ? t + length : step->T;
+      for (int64_t i = t; i < end; i++) {
+        int64_t at = row * step->T + i;
+        step->starts[at] = (int32_t)t;
+        step->positions[at] = (int32_t)(i - t);
+        if (i == end - 1) step->targets[at] = TARGET_IGNORED;
+        step->valid_targets += step->targets[at] != TARGET_IGNORED;
+      }
+    }
+}
+
+/* Opens a model with random weights and data, in documents when it is packed; panics when it cannot. */
 static inline void tiny_open(TinyModel *t, Config config, RunShape shape) {
   Error e = {};
   *t = TinyModel{};
@@ -80,6 +98,8 @@ static inline void tiny_open(TinyModel *t, Config config, RunShape shape) {
   model_init(&t->model, 7);
   t->step = model_step_batch(&t->model, shape.A);
   tiny_data(&t->step, t->config.V);
+  static const int64_t lengths[] = {5, 1, 9, 3, 16};
+  if (shape.pack) tiny_documents(&t->step, lengths, sizeof lengths / sizeof *lengths);
 }
 
 static inline void tiny_close(TinyModel *t) {

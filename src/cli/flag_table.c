@@ -14,6 +14,11 @@ const Flag *flag_table_find(const FlagTable *t, const char *name) {
   return NULL;
 }
 
+const char *flag_table_name(const FlagTable *t) {
+  const char *slash = strrchr(t->program, '/');
+  return slash ? slash + 1 : t->program;
+}
+
 const char *flag_value_name(const Flag *f) {
   return f->value_name ? f->value_name : f->choices ? f->choices : "";
 }

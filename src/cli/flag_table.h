@@ -60,7 +60,12 @@ typedef struct FlagTable {
   int group_count;
   size_t given;      /* offset in the options of a Given [n] */
   const char *intro; /* what stands above the flags in the help */
+  const char *(*preset)(
+      int i); /* word i that PRESET stands for in a placeholder, NULL past the last; or NULL */
 } FlagTable;
+
+/* The program's name without a path. */
+const char *flag_table_name(const FlagTable *t);
 
 /* The row of that name (without dashes), or NULL. */
 const Flag *flag_table_find(const FlagTable *t, const char *name);

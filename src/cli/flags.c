@@ -29,6 +29,11 @@ static const Flag flags[] = {
     {GROUP_MODEL, "val", STRING(val), "", "GLOB[:WEIGHT][,...]", "the same to evaluate on"},
     {GROUP_MODEL, "shuffle", CHOICE(shuffle), "yes", NULL,
      "train on the sequences in an order drawn by --seed", .choices = "no|yes"},
+    {GROUP_MODEL, "pack", BOOL(pack), "", NULL,
+     "keep attention inside a document, and count positions anew in each"},
+    {GROUP_MODEL, "document-token", INT(document_token), "auto", "ID|auto",
+     "with --pack: starts a document where a file marks none; auto = BOS, in shards", RANGE(0, INT32_MAX),
+     OR_WORD("auto", -1)},
     {GROUP_MODEL, "seq-len", INT(seq_len), "512", "N", "tokens a sequence", RANGE(1, INT32_MAX)},
     {GROUP_MODEL, "batch", INT(batch), "4", "N", "sequences a micro-batch", RANGE(1, MAX_COUNT)},
     {GROUP_MODEL, "grad-accum", INT(grad_accum), "1", "N", "micro-batches an optimizer step",
@@ -159,6 +164,7 @@ static const FlagTable table = {
     .groups = group_names,
     .group_count = GROUPS,
     .given = offsetof(Options, given),
+    .preset = config_preset_name,
     .intro = "train_llama: trains Llama-style language models on very long sequences, in mini-sequences.\n\n"
              "  ./train_llama                     the built-in demo: a small Llama on generated text\n"
              "  ./train_llama --flag value ...    anything else (--flag=value is the same)\n"
@@ -166,6 +172,10 @@ static const FlagTable table = {
              "Whole numbers take K, M, G (powers of 1000) and Ki, Mi, Gi (powers of 1024).\n"
              "Exit status: 0 done, 1 the run failed, 2 the flags or the input cannot be used.\n",
 };
+
+const FlagTable *flags_table(void) {
+  return &table;
+}
 
 const Flag *flags_at(int i) {
   return i >= 0 && i < FLAGS ? &flags[i] : NULL;

@@ -18,6 +18,7 @@ extern "C" {
 
 typedef enum FlagGroup { GROUP_MODEL, GROUP_TRAINING, GROUP_MEMORY, GROUP_RUNNING, GROUPS } FlagGroup;
 
+const FlagTable *flags_table(void);
 /* Row i of the table, or NULL past the last. */
 const Flag *flags_at(int i);
 /* The row of that name (without dashes), or NULL. */

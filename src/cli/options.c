@@ -30,6 +30,9 @@ static bool check_model_and_data(const Options *o, Error *e) {
         "--seq-len, --batch, --grad-accum: found %lld, %lld and %lld, expected a product of at most\n"
         "%lld tokens an optimizer step. Lower one of them.",
         (long long)o->seq_len, (long long)o->batch, (long long)o->grad_accum, max_step_tokens);
+  if (o->document_token >= 0 && !o->pack)
+    return error_usage(e, "--document-token: found no --pack, which it belongs to.\n"
+                          "Add --pack, or leave --document-token out.");
   if (o->rope_theta != 0 && o->rope_theta <= 1)
     return error_usage(e, "--rope-theta: found %g, expected a base above 1, or 0 for the model's own.",
                        o->rope_theta);
@@ -203,7 +206,7 @@ static bool check_running(const Options *o, Error *e) {
 static bool check_generate(const Options *o, Error *e) {
   static const char *const of_training[] = {
       "train",      "val",    "seq-len",    "batch",     "steps",        "stop-after", "out",
-      "save-every", "resume", "eval-every", "eval-only", "sample-every", "dump-grads"};
+      "save-every", "resume", "eval-every", "eval-only", "sample-every", "dump-grads", "pack"};
   for (size_t i = 0; o->generate && i < sizeof of_training / sizeof of_training[0]; i++)
     if (flags_typed(o, of_training[i]))
       return error_usage(e,

@@ -27,16 +27,18 @@ typedef enum SaveErrorPolicy { SAVE_ERROR_CONTINUE, SAVE_ERROR_STOP } SaveErrorP
  * config_text. */
 typedef struct Options {
   /* Model and data */
-  const char *model;  /* Hugging Face folder, or the name of a preset */
-  double rope_theta;  /* base of the rotary frequencies; 0 = as the model says */
-  int rope_scaling;   /* a RopeScaling, or OPTION_ROPE_OF_MODEL */
-  double rope_factor; /* context extension factor; 0 = as the model says */
-  const char *train;  /* globs of the training data; NULL = the built-in demo text */
-  const char *val;    /* globs of the validation data */
-  int shuffle;        /* 1: the training data are shuffled by seed; 0: in the order of their files */
-  int64_t seq_len;    /* T, tokens a sequence */
-  int64_t batch;      /* B, sequences a micro-batch */
-  int64_t grad_accum; /* micro-batches an optimizer step */
+  const char *model;      /* Hugging Face folder, or the name of a preset */
+  double rope_theta;      /* base of the rotary frequencies; 0 = as the model says */
+  int rope_scaling;       /* a RopeScaling, or OPTION_ROPE_OF_MODEL */
+  double rope_factor;     /* context extension factor; 0 = as the model says */
+  const char *train;      /* globs of the training data; NULL = the built-in demo text */
+  const char *val;        /* globs of the validation data */
+  int shuffle;            /* 1: the training data are shuffled by seed; 0: in the order of their files */
+  bool pack;              /* attention and positions stay within a document */
+  int64_t document_token; /* starts a document where a file marks none; -1 = the model's BOS */
+  int64_t seq_len;        /* T, tokens a sequence */
+  int64_t batch;          /* B, sequences a micro-batch */
+  int64_t grad_accum;     /* micro-batches an optimizer step */
 
   /* Training */
   int64_t steps;      /* the schedule's horizon, in optimizer steps */

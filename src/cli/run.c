@@ -112,7 +112,7 @@ static bool prepare_attention(Run *r, const RunShape *shape) {
 
 static const AttentionMethod *layer_attention(const Run *r, const RunShape *shape, int64_t l, Error *e) {
   int64_t groups = shape->attn_groups == GROUPS_AUTO ? 1 : shape->attn_groups;
-  AttentionShape a = schedule_attention(&r->config, l, shape->B, shape->T, groups);
+  AttentionShape a = schedule_run_attention(&r->config, l, shape, groups);
   return attention_choose(&r->dev, shape->dtype, &a, e);
 }
 

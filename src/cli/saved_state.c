@@ -78,7 +78,8 @@ static char *automatic_text(const Options *o, const RunShape *shape) {
 
 /* Without these the numbers would not be a continuation. */
 static bool must_agree(const char *flag) {
-  static const char *const names[] = {"dtype", "master", "moments", "seed", "seq-len", "shuffle"};
+  static const char *const names[] = {"dtype",   "master",  "moments", "seed",
+                                      "seq-len", "shuffle", "pack",    "document-token"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++)
     if (strcmp(flag, names[i]) == 0) return true;
   return false;

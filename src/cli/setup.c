@@ -150,6 +150,7 @@ RunShape setup_shape(const Options *o) {
       .host_update = (HostUpdate)o->offload_update,
       .mlp_chunk = o->mlp_chunk,
       .head_chunk = o->head_chunk,
+      .pack = o->pack && !o->generate,
       .training = !o->eval_only && !o->generate,
       .text = text_tokens(o),
   };
@@ -197,7 +198,16 @@ static bool open_data(DataLoader **train, DataLoader **val, const Options *o, co
   *train = *val = NULL;
   bool demo_text_wanted = !o->train && strcmp(o->model, "demo") == 0;
   uint64_t seed = (uint64_t)o->seed;
-  const DataOptions val_data = {.globs = o->val, .B = o->batch, .T = o->seq_len, .V = c->V};
+  if (o->document_token >= c->V)
+    return error_usage(e, "--document-token: found %lld, expected a token of the model: 0 .. %lld.",
+                       (long long)o->document_token, (long long)c->V - 1);
+  const DataOptions val_data = {.globs = o->val,
+                                .B = o->batch,
+                                .T = o->seq_len,
+                                .V = c->V,
+                                .pack = o->pack,
+                                .bos = c->bos,
+                                .document_token = o->document_token};
   DataOptions train_data = val_data;
   train_data.globs = o->train;
   train_data.shuffle = o->shuffle;

@@ -23,7 +23,7 @@ static StepBatch some_tokens(const Model *m) {
     step.tokens[i] = (int32_t)(i % m->config->V);
     step.targets[i] = (int32_t)((i + 1) % m->config->V);
     step.positions[i] = (int32_t)(i % step.T);
-    step.documents[i] = 0;
+    step.starts[i] = 0;
   }
   step.valid_targets = step.B * step.T;
   return step;

@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,6 +28,7 @@ typedef struct RawStep {
 struct DataLoader {
   int64_t B, T, V;
   int64_t rank, ranks;
+  bool pack;
   Source source[DATA_MAX_SOURCES];
   uint64_t share[DATA_MAX_SOURCES]; /* of the samples, in parts of all shares together */
   int64_t sources;
@@ -105,6 +107,7 @@ static DataLoader *loader_new(const DataOptions *o) {
   d->V = o->V;
   d->rank = o->rank;
   d->ranks = o->ranks ? o->ranks : 1;
+  d->pack = o->pack;
   CHECK(d->rank >= 0 && d->rank < d->ranks, "data: rank %" PRId64 " of %" PRId64, d->rank, d->ranks);
   return d;
 }
@@ -155,6 +158,38 @@ static bool check_tokens(DataLoader *d, Error *e) {
   return ok;
 }
 
+static bool mark_documents(DataLoader *d, const DataOptions *o, Error *e) {
+  bool ok = true;
+  for (int64_t k = 0; k < d->sources && d->pack; k++)
+    for (int64_t i = 0; i < d->source[k].files && ok; i++)
+      ok = shard_mark_documents(&d->source[k].shards[i], o->bos, o->document_token, e);
+  return ok;
+}
+
+/* Documents that nothing separates are a mistake, which would show in the loss only. */
+static bool check_documents(const DataLoader *d, Error *e) {
+  for (int64_t k = 0; k < d->sources && d->pack; k++) {
+    const Source *s = &d->source[k];
+    bool any = false;
+    for (int64_t i = 0; i < s->files; i++) any |= s->shards[i].has_documents;
+    if (any) continue;
+    char token[64] = "a mark";
+    if (s->shards[0].document_token >= 0)
+      snprintf(token, sizeof token, "the token %" PRId64, s->shards[0].document_token);
+    return error_usage(
+        e,
+        "%s%s: --pack finds no document in all tokens, expected %s where one starts.\nGive the "
+        "--document-token ID that these data were made with, or leave --pack out.",
+        s->shards[0].name, s->files > 1 ? " and the other files" : "", token);
+  }
+  return true;
+}
+
+/* Reads all that the sources hold. */
+static bool check_contents(DataLoader *d, const DataOptions *o, Error *e) {
+  return mark_documents(d, o, e) && check_tokens(d, e) && check_documents(d, e);
+}
+
 /* The loader whose sources are open, ready to be used; `ok` says whether they are. */
 static DataLoader *loader_ready(DataLoader *d, const DataOptions *o, bool ok, Error *e) {
   if (!ok) {
@@ -172,7 +207,7 @@ DataLoader *dataloader_open(const DataOptions *o, Error *e) {
   DataLoader *d = loader_new(o);
   Patterns p;
   bool ok = patterns_parse(&p, o->globs, e) && open_sources(d, &p, e) && check_tokenizers(d, e) &&
-            check_tokens(d, e);
+            check_contents(d, o, e);
   static const double alone = 1;
   if (ok) set_shares(d, p.weight[0] > 0 ? p.weight : &alone);
   patterns_free(&p);
@@ -185,7 +220,8 @@ DataLoader *dataloader_from_bytes(const char *name, const uint8_t *bytes, int64_
   static const double alone = 1;
   d->sources = 1;
   set_shares(d, &alone);
-  return loader_ready(d, o, source_from_bytes(&d->source[0], name, bytes, n, d->T, d->V, e), e);
+  bool ok = source_from_bytes(&d->source[0], name, bytes, n, d->T, d->V, e) && check_contents(d, o, e);
+  return loader_ready(d, o, ok, e);
 }
 
 void dataloader_close(DataLoader *d) {
@@ -240,18 +276,18 @@ static void read_step(DataLoader *d, RawStep *r) {
 
 /* Makes a sequence of a window, which may lie where its tokens go; each array is [T]. Returns its valid
  * targets. */
-static int64_t unpack(const uint32_t *window, uint32_t last, int64_t T, int32_t *tokens, int32_t *targets,
-                      int32_t *positions, int32_t *documents) {
-  int64_t valid = 0;
-  int32_t document = 0;
+static int64_t unpack(const uint32_t *window, uint32_t last, int64_t T, bool pack, int32_t *tokens,
+                      int32_t *targets, int32_t *positions, int32_t *starts) {
+  int64_t valid = 0, start = 0;
+  uint32_t no_target = TOKEN_MASKED | (pack ? TOKEN_DOCUMENT : 0);
   for (int64_t t = 0; t < T; t++) {
     uint32_t token = window[t];
     uint32_t target = t + 1 < T ? window[t + 1] : last;
-    if (t > 0 && token & TOKEN_DOCUMENT) document++;
+    if (pack && token & TOKEN_DOCUMENT) start = t;
     tokens[t] = (int32_t)(token & TOKEN_ID);
-    targets[t] = target & TOKEN_MASKED ? TARGET_IGNORED : (int32_t)(target & TOKEN_ID);
-    positions[t] = (int32_t)t;
-    documents[t] = document;
+    targets[t] = target & no_target ? TARGET_IGNORED : (int32_t)(target & TOKEN_ID);
+    positions[t] = (int32_t)(t - start);
+    starts[t] = (int32_t)start;
     valid += targets[t] != TARGET_IGNORED;
   }
   return valid;
@@ -302,8 +338,8 @@ bool dataloader_next(DataLoader *d, StepBatch *step, Error *e) {
   step->valid_targets = 0;
   for (int64_t row = 0; row < step->A * d->B; row++) {
     int64_t i = row * d->T;
-    step->valid_targets += unpack(r->windows + i, r->lasts[row * r->lasts_apart], d->T, step->tokens + i,
-                                  step->targets + i, step->positions + i, step->documents + i);
+    step->valid_targets += unpack(r->windows + i, r->lasts[row * r->lasts_apart], d->T, d->pack,
+                                  step->tokens + i, step->targets + i, step->positions + i, step->starts + i);
   }
   d->at = r->after;
   if (d->worker) begin_ahead(d);

@@ -123,6 +123,7 @@ static bool parse_shard(Shard *s, int64_t V, Error *e) {
   if (extended && !check_extension(h, s->name, V, e)) return false;
 
   int64_t count = extended ? h->count64 : (int64_t)h->count;
+  s->version = h->version;
   s->width = h->version == 1 ? 2 : 4;
   s->payload_at = sizeof *h;
   int64_t payload = s->bytes - s->payload_at;
@@ -160,7 +161,7 @@ static bool parse_text(Shard *s, int64_t V, Error *e) {
 
 static Shard named_shard(const char *name, int64_t V) {
   CHECK(V > 0 && V <= TOKEN_MAX_VOCAB, "vocabulary %" PRId64 " for token files", V);
-  Shard s = {.name = strdup(name), .file.fd = -1};
+  Shard s = {.name = strdup(name), .file.fd = -1, .document_token = -1};
   CHECK(s.name, "out of memory for a file's name");
   return s;
 }
@@ -213,8 +214,23 @@ bool shard_read(Shard *s, int64_t from, int64_t n, int64_t V, uint32_t *dst, Err
   for (int64_t i = 0; i < n; i++) {
     uint32_t id = dst[i] & ~s->marks;
     if (id >= V) return bad_token(s, from + i, id, V, e);
+    if (id == s->document_token) dst[i] |= TOKEN_DOCUMENT;
   }
   return true;
+}
+
+bool shard_mark_documents(Shard *s, int64_t bos, int64_t token, Error *e) {
+  bool marked = s->marks & TOKEN_DOCUMENT;
+  if (!marked) s->document_token = token < 0 && (s->version == 1 || s->version == 7) ? bos : token;
+  if (marked || s->version == 8 || s->document_token >= 0)
+    return true; /* one shard of many may have no start */
+  return error_usage(e,
+                     "%s: --pack finds no documents in it: %s.\nGive --document-token ID, the token that "
+                     "starts a document, or shards that ./tokenize wrote, or leave --pack out.",
+                     s->name,
+                     s->version
+                         ? "a shard of this version does not mark them, and the model's config names no BOS"
+                         : "text that is read as bytes is one piece");
 }
 
 /* The first token from `at` on that is not in a hole of the file; those in holes are 0. */
@@ -225,12 +241,15 @@ static int64_t next_data(Shard *s, int64_t at) {
 }
 
 bool shard_check_tokens(Shard *s, int64_t V, Error *e) {
-  if (s->width < 4 && V >= (int64_t)1 << 8 * s->width) return true; /* it cannot hold a larger one */
+  bool looks_for_documents = s->document_token >= 0;
+  if (s->width < 4 && V >= (int64_t)1 << 8 * s->width && !looks_for_documents)
+    return true; /* it cannot hold a larger one */
   uint32_t piece[PIECE / 4];
   int64_t m;
   for (int64_t at = next_data(s, 0); at < s->n; at = next_data(s, at + m)) {
     m = s->n - at < PIECE / 4 ? s->n - at : PIECE / 4;
     if (!shard_read(s, at, m, V, piece, e)) return false;
+    for (int64_t i = 0; i < m; i++) s->has_documents |= (piece[i] & TOKEN_DOCUMENT) != 0;
   }
   return true;
 }

@@ -50,8 +50,11 @@ typedef struct Shard {
   uint8_t *memory;         /* owned, of text in memory; else NULL */
   int64_t bytes;           /* of the whole file or text */
   int64_t payload_at;      /* byte of the first token */
+  int version;             /* of the shard; 0 = text */
   int width;               /* bytes a token: 1 = text, 2 or 4 */
   uint32_t marks;          /* TOKEN_MASKED, TOKEN_DOCUMENT: those that tokens of this file may carry */
+  int64_t document_token;  /* starts a document, see shard_mark_documents; -1 = none */
+  bool has_documents;      /* shard_check_tokens has met the start of one */
   int64_t n;               /* tokens */
   uint64_t tokenizer_hash; /* 0 = not given */
   uint64_t content_hash; /* the payload hash; of a file without one, the hash of its first and last tokens */
@@ -70,6 +73,11 @@ void shard_close(Shard *s);
 /* Reads tokens [from, from + n), marks included, to dst [n]. A token >= V is an error that names the file,
  * the token's index, and its offset in bytes; a file that changed since it was opened is a runtime error. */
 bool shard_read(Shard *s, int64_t from, int64_t n, int64_t V, uint32_t *dst, Error *e);
+
+/* From here on the tokens that are read carry TOKEN_DOCUMENT where a document starts: where the shard says
+ * so, or else where the token of a document's start stands, which is `token` (-1 = not given) or, in shards
+ * of versions 1 and 7, `bos` (-1 = none). False when nothing tells. */
+bool shard_mark_documents(Shard *s, int64_t bos, int64_t token, Error *e);
 
 /* Reads all of it: a token >= V is an error, as in shard_read. */
 bool shard_check_tokens(Shard *s, int64_t V, Error *e);

@@ -203,7 +203,8 @@ uint64_t source_fingerprint(const Source *s) {
   uint64_t hash = XXH3_64bits(stream, sizeof stream);
   for (int64_t i = 0; i < s->files; i++) {
     const Shard *f = &s->shards[i];
-    uint64_t file[] = {(uint64_t)f->n, (uint64_t)f->width, f->marks, f->tokenizer_hash, f->content_hash};
+    uint64_t marks = f->marks | (uint64_t)(f->document_token + 1) << 32;
+    uint64_t file[] = {(uint64_t)f->n, (uint64_t)f->width, marks, f->tokenizer_hash, f->content_hash};
     hash = XXH3_64bits_withSeed(file, sizeof file, hash);
   }
   return hash;

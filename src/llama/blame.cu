@@ -90,15 +90,9 @@ static bool blame_layer(Model *m, int64_t l, int64_t B, int64_t T, int64_t a, ch
 }
 
 static bool blame_forward(Model *m, const StepBatch *step, char text[BLAME_TEXT]) {
-  int64_t N = step->B * step->T;
   for (int64_t a = 0; a < step->A; a++) {
-    StepBatch micro = *step;
-    micro.A = 1;
-    micro.tokens += a * N;
-    micro.targets += a * N;
-    micro.positions += a * N;
-    micro.documents += a * N;
-    model_embed(m, micro.tokens, micro.targets, micro.positions, step->B, step->T);
+    StepBatch micro = model_micro_batch(step, a);
+    model_embed(m, &micro);
     for (int64_t l = 0; l < m->config->L; l++)
       if (blame_layer(m, l, step->B, step->T, a, text)) return true;
     if (!isfinite(model_evaluate(m, &micro))) {

@@ -356,11 +356,13 @@ bool hf_model_dump_gradients(Model *m, const char *path, double loss, const Step
   safetensors_writer_declare(s.writer, "loss", DT_FP32, 1, &one);
   safetensors_writer_declare(s.writer, "input_ids", DT_FP32, 2, ids);
   safetensors_writer_declare(s.writer, "labels", DT_FP32, 2, ids);
+  bool pack = m->schedule->shape.pack;
+  if (pack) safetensors_writer_declare(s.writer, "position_ids", DT_FP32, 2, ids);
   visit_tensors(m, declare_tensor, &s, e);
   float value = (float)loss;
   bool ok = safetensors_writer_begin(s.writer, e) &&
             safetensors_writer_write(s.writer, &value, sizeof value, e) &&
             write_ids(m, s.writer, step->tokens, n, e) && write_ids(m, s.writer, step->targets, n, e) &&
-            visit_tensors(m, write_tensor, &s, e);
+            (!pack || write_ids(m, s.writer, step->positions, n, e)) && visit_tensors(m, write_tensor, &s, e);
   return safetensors_writer_close(s.writer, ok, e);
 }

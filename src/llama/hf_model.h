@@ -27,7 +27,8 @@ bool hf_model_save(Model *m, const char *path, uint64_t *hash, Error *e);
 bool hf_model_save_optimizer(Model *m, const char *path, uint64_t *hash, Error *e);
 bool hf_model_load_optimizer(Model *m, const SafeTensors *set, Error *e);
 
-/* Writes `loss` [1], `input_ids` and `labels` [A*B, T] (labels are the shifted targets, -1 = ignored) and
+/* Writes `loss` [1], `input_ids` and `labels` [A*B, T] (labels are the shifted targets, -1 = ignored),
+ * of packed documents also `position_ids` (0 where one begins), and
  * every gradient under its Hugging Face name, all fp32, to PATH. */
 bool hf_model_dump_gradients(Model *m, const char *path, double loss, const StepBatch *step, Error *e);
 

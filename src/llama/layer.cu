@@ -117,6 +117,13 @@ bool gradients_ready(Model *m, int64_t unit) {
   return true;
 }
 
+AttentionShape layer_attention(const Model *m, int64_t l, int64_t B, int64_t T, int64_t groups) {
+  AttentionShape a = schedule_attention(m->config, l, B, T, groups);
+  a.packed = m->schedule->shape.pack;
+  if (a.packed) a.starts = (const int32_t *)arena_get(&m->arena, m->schedule->starts);
+  return a;
+}
+
 QkPrepare layer_qk_prepare(const Model *m, const LayerWeights *w) {
   const Config *c = m->config;
   QkPrepare p = {};
@@ -216,7 +223,7 @@ void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_
   } else if (at->attention != SKIPPED) {
     arena_enter(a, at->attention);
     QkvHeads h = qkv_heads_of(m, buf);
-    AttentionShape shape = schedule_attention(c, l, B, T, 1);
+    AttentionShape shape = layer_attention(m, l, B, T, 1);
     attention_forward(dev, dt, arena_get(a, buf->o), (float *)arena_get(a, buf->lse), h.q, h.k, h.v, &shape,
                       arena_get(a, m->schedule->attention_workspace));
   }
@@ -266,7 +273,7 @@ static void attention_heads_backward(Model *m, int64_t l) {
   DType dt = s->shape.dtype;
   QkvHeads h = qkv_heads_of(m, buf);
   QkvHeads d = qkv_heads(c->NH, c->NKV, c->HS, dt, arena_get(a, s->d_qkv), NULL);
-  AttentionShape shape = schedule_attention(c, l, s->shape.B, s->shape.T, 1);
+  AttentionShape shape = layer_attention(m, l, s->shape.B, s->shape.T, 1);
   attention_backward(m->dev, dt, d.q, d.k, d.v, arena_get(a, s->d_o), arena_get(a, buf->o),
                      (const float *)arena_get(a, buf->lse), h.q, h.k, h.v, &shape,
                      arena_get(a, s->attention_workspace));

@@ -29,6 +29,10 @@ void weights_release(Model *m, int64_t layer);
  * updated and the step stops here; m->stopped_at is the unit. */
 bool gradients_ready(Model *m, int64_t unit);
 
+/* The attention of layer l in one of `groups` groups of its heads, on the micro-batch that is on the device.
+ */
+AttentionShape layer_attention(const Model *m, int64_t l, int64_t B, int64_t T, int64_t groups);
+
 /* The stage between projection and attention, of all heads. */
 QkPrepare layer_qk_prepare(const Model *m, const LayerWeights *w);
 

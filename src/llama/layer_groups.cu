@@ -90,7 +90,7 @@ static QkvHeads group_qkv(Model *m, const LayerBuffers *buf, const LayerWeights 
 }
 
 static AttentionShape group_shape(const Model *m, int64_t l, int64_t B, int64_t T) {
-  return schedule_attention(m->config, l, B, T, m->schedule->shape.attn_groups);
+  return layer_attention(m, l, B, T, m->schedule->shape.attn_groups);
 }
 
 /* The log-sum-exp of a group, [B, NH, T] of its heads: groups follow each other. */

@@ -139,8 +139,20 @@ StepBatch model_step_batch(const Model *m, int64_t A) {
   step.tokens = (int32_t *)arena_get(&m->arena, s->host_tokens);
   step.targets = (int32_t *)arena_get(&m->arena, s->host_targets);
   step.positions = (int32_t *)arena_get(&m->arena, s->host_positions);
-  step.documents = (int32_t *)arena_get(&m->arena, s->host_documents);
+  step.starts = (int32_t *)arena_get(&m->arena, s->host_starts);
   return step;
+}
+
+StepBatch model_micro_batch(const StepBatch *step, int64_t a) {
+  int64_t at = a * step->B * step->T;
+  StepBatch micro = *step;
+  micro.A = 1;
+  micro.tokens += at;
+  micro.targets += at;
+  micro.positions += at;
+  micro.starts += at;
+  micro.valid_targets = 0;
+  return micro;
 }
 
 /* The LM head's weight is the embedding's in a tied model. gradients: for a backward. */
@@ -167,34 +179,34 @@ static HeadInside head_inside(const Model *m) {
                     arena_get(&m->arena, m->schedule->head_logits)};
 }
 
-void *model_embed(Model *m, const int32_t *tokens, const int32_t *targets, const int32_t *positions,
-                  int64_t B, int64_t T) {
+void *model_embed(Model *m, const StepBatch *micro) {
   const Schedule *s = m->schedule;
   Arena *a = &m->arena;
-  size_t bytes = (size_t)(B * T) * sizeof(int32_t);
+  int64_t N = micro->B * micro->T;
+  size_t bytes = (size_t)N * sizeof(int32_t);
   arena_enter(a, s->embedding_forward);
   int32_t *device_tokens = (int32_t *)arena_get(a, s->tokens);
-  device_copy(m->dev, device_tokens, tokens, bytes, COPY_TO_DEVICE);
-  device_copy(m->dev, arena_get(a, s->positions), positions, bytes, COPY_TO_DEVICE);
-  if (targets) device_copy(m->dev, arena_get(a, s->targets), targets, bytes, COPY_TO_DEVICE);
+  device_copy(m->dev, device_tokens, micro->tokens, bytes, COPY_TO_DEVICE);
+  device_copy(m->dev, arena_get(a, s->positions), micro->positions, bytes, COPY_TO_DEVICE);
+  if (s->shape.pack) device_copy(m->dev, arena_get(a, s->starts), micro->starts, bytes, COPY_TO_DEVICE);
+  if (micro->targets) device_copy(m->dev, arena_get(a, s->targets), micro->targets, bytes, COPY_TO_DEVICE);
   const ParamSpec *table = &m->params.embedding[P_EMBEDDING];
   void *x = arena_get(a, s->forward[0].buf.x);
   embedding_forward(m->dev, s->shape.dtype, x, model_weight(m, params_embedding_unit(&m->params), table),
-                    device_tokens, B * T, m->config->C);
+                    device_tokens, N, m->config->C);
   return x;
 }
 
 /* Embedding and all layers. Ends at the head's moment; returns the stream that goes into the head, [B*T, C].
  */
-static void *forward(Model *m, const int32_t *tokens, const int32_t *targets, const int32_t *positions,
-                     int64_t B, int64_t T) {
+static void *forward(Model *m, const StepBatch *micro) {
   const Schedule *s = m->schedule;
   int64_t L = m->config->L;
-  model_embed(m, tokens, targets, positions, B, T);
+  model_embed(m, micro);
   for (int64_t l = 0; l < L; l++) {
     offload_wait(m->dev);
     weights_prefetch(m, l, l + 1 < L ? l + 1 : (int64_t)NO_LAYER);
-    layer_forward(m, l, &s->forward[l], B, T);
+    layer_forward(m, l, &s->forward[l], micro->B, micro->T);
   }
   arena_enter(&m->arena, s->head);
   return arena_get(&m->arena, s->forward[L - 1].buf.x_out);
@@ -285,12 +297,13 @@ static bool backward_layers(Model *m, bool first_micro_batch, bool last_micro_ba
 static double micro_batch(Model *m, const StepBatch *step, int64_t a) {
   const Schedule *s = m->schedule;
   Arena *arena = &m->arena;
-  int64_t B = step->B, T = step->T, N = B * T, at = a * N;
+  int64_t N = step->B * step->T;
   int64_t embedding = params_embedding_unit(&m->params), final = params_final_unit(&m->params);
   bool first = a == 0, last = a == step->A - 1, tied = m->config->tied;
   float scale = step->valid_targets ? (float)(1.0 / (double)step->valid_targets) : 0.0f;
 
-  void *x = forward(m, step->tokens + at, step->targets + at, step->positions + at, B, T);
+  StepBatch micro = model_micro_batch(step, a);
+  void *x = forward(m, &micro);
   fetch_for_visit(m, 0, m->config->L - 1);
   gradients_begin(m, final, first);
   if (tied) gradients_begin(m, embedding, first);
@@ -330,8 +343,8 @@ double model_evaluate(Model *m, const StepBatch *step) {
   double sum = 0;
   int64_t N = step->B * step->T;
   for (int64_t a = 0; a < step->A; a++) {
-    int64_t at = a * N;
-    void *x = forward(m, step->tokens + at, step->targets + at, step->positions + at, step->B, step->T);
+    StepBatch micro = model_micro_batch(step, a);
+    void *x = forward(m, &micro);
     LmHead head = lm_head(m, false);
     HeadInside inside = head_inside(m);
     head_forward(m->dev, s->shape.dtype, &head, (float *)arena_get(&m->arena, s->losses), x,
@@ -347,9 +360,16 @@ void model_logits(Model *m, const int32_t *tokens, int64_t rows, int64_t n, floa
   const Config *c = m->config;
   DType dt = s->shape.dtype;
   CHECK(rows <= s->shape.T && n <= rows && n <= schedule_head_rows(s), "logits of %lld rows", (long long)n);
-  int32_t *positions = (int32_t *)arena_get(&m->arena, s->host_positions);
-  for (int64_t i = 0; i < rows; i++) positions[i] = (int32_t)i;
-  void *x = forward(m, tokens, NULL, positions, 1, rows);
+  StepBatch sequence = model_step_batch(m, 1);
+  sequence.B = 1;
+  sequence.T = rows;
+  sequence.targets = NULL;
+  for (int64_t i = 0; i < rows; i++) {
+    sequence.tokens[i] = tokens[i];
+    sequence.positions[i] = (int32_t)i;
+    sequence.starts[i] = 0;
+  }
+  void *x = forward(m, &sequence);
   LmHead head = lm_head(m, false);
   HeadInside inside = head_inside(m);
   head_chunk_logits(m->dev, dt, &head, &inside, mst_row(x, rows - n, c->C, dt), n);
@@ -406,13 +426,28 @@ void model_generate(Model *m, const int32_t *tokens, int64_t at, int64_t n, floa
   device_copy(m->dev, logits, row, (size_t)c->V * sizeof(float), COPY_FROM_DEVICE);
 }
 
-double model_step_flops(const Config *c, int64_t sequences, int64_t T) {
-  double tokens = (double)sequences * (double)T, C = (double)c->C;
+/* Pairs of a query and a key it sees, of one head in all sequences of the step. */
+static double step_pairs(const StepBatch *step, int64_t window) {
+  double pairs = 0;
+  for (int64_t row = 0; row < step->A * step->B; row++) {
+    const int32_t *starts = step->starts + row * step->T;
+    for (int64_t t = 0, end; t < step->T; t = end) {
+      for (end = t + 1; end < step->T && starts[end] == starts[t];) end++;
+      pairs += attention_pairs(end - t, window);
+    }
+  }
+  return pairs;
+}
+
+double model_step_flops(const Config *c, const StepBatch *step) {
+  double tokens = (double)(step->A * step->B) * (double)step->T, C = (double)c->C, pairs = 0;
   double q = (double)(c->NH * c->HS), kv = (double)(c->NKV * c->HS);
   double layer_products = C * (q + 2 * kv) + q * C + 3 * C * (double)c->FF;
   double forward = 2 * tokens * ((double)c->L * layer_products + C * (double)c->V);
   for (int64_t l = 0; l < c->L; l++) {
-    forward += 4 * q * attention_pairs(T, c->layers[l].window) * (double)sequences;
+    if (l == 0 || c->layers[l].window != c->layers[l - 1].window)
+      pairs = step_pairs(step, c->layers[l].window);
+    forward += 4 * q * pairs;
   }
   return 3 * forward; /* a backward is two forwards */
 }

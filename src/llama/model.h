@@ -52,10 +52,12 @@ double model_forward_backward(Model *m, const StepBatch *step, const AdamW *upda
 /* Forward only: the sum of the losses of the step's valid targets. */
 double model_evaluate(Model *m, const StepBatch *step);
 
-/* The first part of every forward: B sequences of T tokens from host arrays to the device (targets may be
- * NULL), and the stream [B*T, C] that goes into layer 0, which it returns. */
-void *model_embed(Model *m, const int32_t *tokens, const int32_t *targets, const int32_t *positions,
-                  int64_t B, int64_t T);
+/* Micro-batch a of a step, as a step of its own whose valid targets are not counted. */
+StepBatch model_micro_batch(const StepBatch *step, int64_t a);
+
+/* The first part of every forward: a micro-batch from host arrays to the device (targets may be NULL), and
+ * the stream [B*T, C] that goes into layer 0, which it returns. */
+void *model_embed(Model *m, const StepBatch *micro);
 
 /* Logits [n, V] fp32 on the host, of the last n of `rows` tokens of one sequence; rows <= T of the plan,
  * n <= rows of the head's chunk. */
@@ -67,9 +69,9 @@ void model_logits(Model *m, const int32_t *tokens, int64_t rows, int64_t n, floa
  * another pass. */
 void model_generate(Model *m, const int32_t *tokens, int64_t at, int64_t n, float *logits);
 
-/* Floating-point operations of the matrix products in forward and backward of one step, attention's causal
- * half included, recomputation not. */
-double model_step_flops(const Config *c, int64_t sequences, int64_t T);
+/* Floating-point operations of the matrix products in forward and backward of a step: attention's for the
+ * pairs that see each other, recomputation not. */
+double model_step_flops(const Config *c, const StepBatch *step);
 
 /* A tensor of the parameter table, [rows, cols] of spec: on the device, or where the plan has its buffer. */
 void *model_weight(const Model *m, int64_t unit, const ParamSpec *spec);

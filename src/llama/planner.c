@@ -19,6 +19,7 @@ static double pairs(int64_t T, int64_t window) {
   return w * (w + 1) / 2 + (n - w) * w;
 }
 
+/* Of a packed run, too, all pairs of a sequence are counted: what documents spare depends on the data. */
 static LayerCost cost_of_layer(const PlanTarget *t, const RunShape *r, int64_t l) {
   const Config *c = t->config;
   double rows = (double)(r->B * r->T), e = (double)dtype_size(r->dtype);

@@ -346,7 +346,7 @@ static void declare_data(Schedule *s, const Config *c, const Device *dev) {
   } step_arrays[] = {{&s->host_tokens, "step tokens"},
                      {&s->host_targets, "step targets"},
                      {&s->host_positions, "step positions"},
-                     {&s->host_documents, "step documents"}};
+                     {&s->host_starts, "step document starts"}};
   for (size_t i = 0; i < sizeof step_arrays / sizeof *step_arrays; i++) {
     *step_arrays[i].id = plan_buffer(p, SPACE_HOST, CAT_DATA, step, "%s", step_arrays[i].name);
     plan_live_always(p, *step_arrays[i].id);
@@ -364,6 +364,8 @@ static void declare_data(Schedule *s, const Config *c, const Device *dev) {
   plan_live(p, s->tokens, s->embedding_forward, s->embedding_backward);
   plan_live(p, s->targets, s->embedding_forward, s->head);
   plan_live(p, s->positions, s->embedding_forward, s->embedding_backward);
+  s->starts = s->shape.pack ? plan_buffer(p, SPACE_DEVICE, CAT_DATA, N * 4, "document starts") : NO_BUFFER;
+  plan_live(p, s->starts, s->embedding_forward, s->embedding_backward);
   plan_live_always(p, s->inv_freq);
 
   s->losses = plan_buffer(p, SPACE_DEVICE, CAT_HEAD, N * 4, "losses");
@@ -414,6 +416,12 @@ AttentionShape schedule_attention(const Config *c, int64_t l, int64_t B, int64_t
                           .scale = 1.0f / sqrtf((float)c->HS)};
 }
 
+AttentionShape schedule_run_attention(const Config *c, int64_t l, const RunShape *shape, int64_t groups) {
+  AttentionShape a = schedule_attention(c, l, shape->B, shape->T, groups);
+  a.packed = shape->pack;
+  return a;
+}
+
 AttentionStrides schedule_attention_strides(const Config *c, int64_t groups) {
   int64_t NH = c->NH / groups, NKV = c->NKV / groups;
   int64_t qkv = (NH + 2 * NKV) * c->HS, qk = c->qk_norm ? (NH + NKV) * c->HS : qkv;
@@ -425,7 +433,7 @@ bool schedule_prepare_attention(const Config *c, const RunShape *shape, Device *
   AttentionStrides ld = schedule_attention_strides(c, groups);
   bool all = true;
   for (int64_t l = 0; l < c->L; l++) {
-    AttentionShape a = schedule_attention(c, l, shape->B, shape->T, groups);
+    AttentionShape a = schedule_run_attention(c, l, shape, groups);
     if (!attention_prepare(dev, shape->dtype, &a, &ld, shape->training, why)) all = false;
   }
   return all;
@@ -444,7 +452,7 @@ static void declare_head_and_backward(Schedule *s, const Config *c, const Device
 
   size_t workspace = 0;
   for (int64_t l = 0; l < c->L; l++) {
-    AttentionShape a = schedule_attention(c, l, r->B, r->T, r->attn_groups);
+    AttentionShape a = schedule_run_attention(c, l, r, r->attn_groups);
     size_t forward = attention_forward_workspace(dev, r->dtype, &a);
     size_t backward = r->training ? attention_backward_workspace(dev, r->dtype, &a) : 0;
     if (forward > workspace) workspace = forward;

@@ -75,6 +75,7 @@ typedef struct RunShape {
   int64_t update_slice;     /* elements of an update whose tensors stream; 0 = UPDATE_SLICE */
   int64_t mlp_chunk, head_chunk; /* rows of a mini-sequence; CHUNK_WHOLE, CHUNK_AUTO */
   int64_t attn_groups; /* of key/value heads whose attention is computed at a time; 1 = all; GROUPS_AUTO */
+  bool pack;           /* attention and positions stay within a document */
   bool training;       /* false: forward only, no gradients and no optimizer */
   int64_t text;        /* tokens of a generated text, prompt included; 0 = none is generated */
 } RunShape;
@@ -185,11 +186,12 @@ typedef struct Schedule {
   BufferId head_row;                   /* [V] fp32: a row of logits on its way to the host */
   BufferId losses;                     /* [N] fp32 */
   BufferId tokens, targets, positions; /* [N] int32, of the micro-batch at hand */
+  BufferId starts;                     /* [N] int32, of its documents; NO_BUFFER unless packed */
   BufferId inv_freq;                   /* [HS/2] fp32 */
   BufferId workspace;                  /* of the device */
   BufferId staging;                    /* [STAGING_ELEMENTS] fp32, while loading and saving */
   BufferId host_staging, host_losses;  /* the same in host memory */
-  BufferId host_tokens, host_targets, host_positions, host_documents; /* [A, B, T] int32: the step */
+  BufferId host_tokens, host_targets, host_positions, host_starts; /* [A, B, T] int32: the step */
 
   int generate;             /* the moment; what follows lives then, and is NO_BUFFER where text = 0 */
   LayerBuffers generate_in; /* of generate_rows rows; no lse */
@@ -201,8 +203,10 @@ typedef struct Schedule {
 
 enum { STAGING_ELEMENTS = 1 << 20, UPDATE_SLICE = 1 << 22 };
 
-/* The attention of layer l on B sequences of T tokens, in one of `groups` groups of its heads. */
+/* The attention of layer l on B sequences of T tokens, in one of `groups` groups of its heads, not packed. */
 AttentionShape schedule_attention(const Config *c, int64_t l, int64_t B, int64_t T, int64_t groups);
+/* The same for the run's batches; without the documents' starts, which are on the device later. */
+AttentionShape schedule_run_attention(const Config *c, int64_t l, const RunShape *shape, int64_t groups);
 
 /* Rows of the attention's operands, in one of `groups` groups of its heads: queries and keys lie in those of
  * qkv or, when they are normed, in a buffer of their own; all gradients in those of d_qkv. */

@@ -25,7 +25,7 @@ static const AttentionMethod cudnn = {"cuDNN", attention_cudnn_forward_workspace
                                       attention_cudnn_cuda_backward};
 
 static const AttentionMethod *choose_cuda(const Device *dev, DType dt, const AttentionShape *s, Error *e) {
-  if (attention_cudnn_prepared(dev, dt, s)) return &cudnn;
+  if (!s->packed && attention_cudnn_prepared(dev, dt, s)) return &cudnn;
   if (s->HS <= FLASH_MOST_HS) return &own_cuda;
   error_usage(e, "heads of %lld numbers, expected at most %d on a GPU.\nUse --device cpu.", (long long)s->HS,
               FLASH_MOST_HS);
@@ -56,6 +56,11 @@ bool attention_prepare(Device *dev, DType dt, const AttentionShape *s, const Att
   return error_usage(why, "the CPU needs no plans");
 }
 
+/* The documents have to be there by the time of a call. */
+static void check_documents(const AttentionShape *s) {
+  CHECK(s->packed == (s->starts != NULL), "attention: documents without starts, or starts without documents");
+}
+
 static const AttentionMethod *chosen(const Device *dev, DType dt, const AttentionShape *s) {
   Error e = {};
   const AttentionMethod *m = attention_choose(dev, dt, s, &e);
@@ -71,13 +76,16 @@ size_t attention_backward_workspace(const Device *dev, DType dt, const Attention
   return chosen(dev, dt, s)->backward_workspace(dev, dt, s);
 }
 
-/* Floating-point operations of that many products of queries and keys; what a mask hides is not counted. */
+/* Floating-point operations of that many products of queries and keys, where what is masked does not count; 0
+ * for packed documents, of which the host does not know here how long they are. */
 static double flops(const AttentionShape *s, int products) {
+  if (s->packed) return 0;
   return 2.0 * products * (double)(s->B * s->NH * s->HS) * attention_pairs(s->T, s->window);
 }
 
 void attention_forward(Device *dev, DType dt, void *o, float *lse, Heads q, Heads k, Heads v,
                        const AttentionShape *s, void *workspace) {
+  check_documents(s);
   double begin = profile_begin(dev);
   chosen(dev, dt, s)->forward(dev, dt, o, lse, q, k, v, s, workspace);
   profile_end(dev, begin, "attention", "forward", flops(s, 2), 0);
@@ -86,6 +94,7 @@ void attention_forward(Device *dev, DType dt, void *o, float *lse, Heads q, Head
 void attention_backward(Device *dev, DType dt, Heads dq, Heads dk, Heads dv, const void *dout, const void *o,
                         const float *lse, Heads q, Heads k, Heads v, const AttentionShape *s,
                         void *workspace) {
+  check_documents(s);
   double begin = profile_begin(dev);
   chosen(dev, dt, s)->backward(dev, dt, dq, dk, dv, dout, o, lse, q, k, v, s, workspace);
   profile_end(dev, begin, "attention", "backward", flops(s, 5), 0);

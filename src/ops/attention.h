@@ -11,8 +11,11 @@ extern "C" {
 
 typedef struct AttentionShape {
   int64_t B, T, NH, NKV, HS;
-  int64_t window; /* a query sees the keys of its last `window` positions, its own included; 0 = all */
-  float scale;    /* of the scores; normally 1/sqrt(HS) */
+  int64_t window;        /* a query sees the keys of its last `window` positions, its own included; 0 = all */
+  float scale;           /* of the scores; normally 1/sqrt(HS) */
+  bool packed;           /* a query sees its own document only */
+  const int32_t *starts; /* [B*T] device memory, of calls that are packed: where in its sequence the row's
+                            document begins; never falls within a sequence */
 } AttentionShape;
 
 /* Heads in rows of B*T tokens: head h of row r begins at data + r*ld + h*HS. */
@@ -49,8 +52,8 @@ typedef struct AttentionMethod {
                    const float *lse, Heads q, Heads k, Heads v, const AttentionShape *s, void *workspace);
 } AttentionMethod;
 
-/* The one that computes such shapes on the device; the scale has no part in the choice. NULL and an Error
- * where there is none. */
+/* The one that computes such shapes on the device; scale and starts have no part in the choice. NULL and an
+ * Error where there is none. */
 const AttentionMethod *attention_choose(const Device *dev, DType dt, const AttentionShape *s, Error *e);
 
 /* Bytes of `workspace` for the forward and for the backward. All of what follows breaks on shapes that

@@ -144,12 +144,12 @@ static void backward_keys(const Backward<T> *a, BackwardScratch f, Rows keys, fl
   const AttentionShape *s = a->s;
   int64_t group = s->NH / s->NKV, ld_heads = heads_ld(s);
   load_keys(a, f, keys);
-  Span seen = queries_of(s, keys.first, keys.first + keys.rows);
+  Span seen = queries_of(s, keys.b, keys.first, keys.first + keys.rows, s->T);
   bool add = false;
   for (int64_t h = keys.head * group; h < (keys.head + 1) * group; h++) {
     for (int64_t first = seen.begin; first < seen.end; first += a->block) {
       Rows queries = {keys.b, h, first, clamp64(seen.end - first, 1, a->block)};
-      Pair pair = {first, queries.rows, keys.first, keys.rows};
+      Pair pair = {keys.b, first, queries.rows, keys.first, keys.rows};
       load_queries(a, f, queries);
       score_gradients(a, f, queries, &pair);
       sum_over_queries(s, f, &pair, add);
@@ -169,10 +169,10 @@ static void backward_keys(const Backward<T> *a, BackwardScratch f, Rows keys, fl
 template <typename T> static void backward_queries(const Backward<T> *a, BackwardScratch f, Rows queries) {
   const AttentionShape *s = a->s;
   load_queries(a, f, queries);
-  Span seen = keys_of(s, queries.first, queries.first + queries.rows);
+  Span seen = keys_of(s, queries.b, queries.first, queries.first + queries.rows);
   for (int64_t first = seen.begin; first < seen.end; first += a->block) {
     Rows keys = {queries.b, queries.head / (s->NH / s->NKV), first, clamp64(seen.end - first, 1, a->block)};
-    Pair pair = {queries.first, queries.rows, first, keys.rows};
+    Pair pair = {queries.b, queries.first, queries.rows, first, keys.rows};
     load_keys(a, f, keys);
     score_gradients(a, f, queries, &pair);
     sum_over_keys(s, f, &pair, first > seen.begin);

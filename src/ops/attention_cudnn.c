@@ -48,6 +48,7 @@ bool attention_cudnn_supports(int capability, DType dt, const AttentionCall *cal
   if (capability < 80)
     return error_usage(why, "cuDNN's attention needs compute capability 8.0, not %d.%d", capability / 10,
                        capability % 10);
+  if (s->packed) return error_usage(why, "packed documents are for the program's own attention");
   if (s->T < SHORTEST_T)
     return error_usage(why, "cuDNN's attention is for %d tokens or more, not %lld", SHORTEST_T,
                        (long long)s->T);

@@ -4,7 +4,8 @@
  * Two passes over the pairs of a query and a key: one sums dk and dv over the queries, one dq over the keys.
  * Each sum has one owner and one order, so that nothing is added to by several blocks; the price is p and ds
  * twice, 7 products instead of 5. A block keeps rows of its own in shared memory and streams the others past
- * them, two tiles at a time: one is copied while the other is used. */
+ * them, two tiles at a time: one is copied while the other is used. PACKED: documents that share a sequence
+ * do not see each other. */
 #ifndef ATTENTION_FLASH_BACKWARD_CUH
 #define ATTENTION_FLASH_BACKWARD_CUH
 
@@ -41,7 +42,7 @@ template <class T, int HS> struct BackwardTiles {
 /* dk and dv of a block of keys, summed over the queries of the group's heads: products have keys in rows and
  * queries in columns. The registers do not hold both sums of heads of 256: then each has a pass of its own.
  */
-template <class T, int HS, bool DK, bool DV> struct AttentionKeysBackward {
+template <class T, int HS, bool PACKED, bool DK, bool DV> struct AttentionKeysBackward {
   typedef BackwardTiles<T, HS> Tiles;
   static constexpr int THREADS = Tiles::THREADS, OWN = Tiles::OWN, STREAMED = Tiles::STREAMED, BLOCKS = 2;
   static constexpr size_t SHARED = Tiles::SHARED;
@@ -76,14 +77,16 @@ template <class T, int HS, bool DK, bool DV> struct AttentionKeysBackward {
     warp_converge();
   }
 
-  /* What the queries of one tile add to the warp's keys. */
+  /* What the queries of one tile, from position `query` of sequence b on, add to the warp's keys. */
   __device__ __forceinline__ void add_queries(Fragments<WARP_ROWS, HS> &dk_sum,
                                               Fragments<WARP_ROWS, HS> &dv_sum, const T *k_rows,
-                                              const T *v_rows, Streamed from, Band band) const {
+                                              const T *v_rows, Streamed from, Band band, int64_t b,
+                                              int64_t key, int64_t query) const {
     Fragments<WARP_ROWS, STREAMED> p, ds;
     float factor = s.scale * LOG2_E;
     row_products<HS>(p, k_rows, from.q);
     if (!band_all(band, WARP_ROWS, STREAMED)) band_apply(p, band, -INFINITY);
+    if (PACKED) mask_later_queries(p, s, b, key, query);
 #pragma unroll
     for (int n = 0; n < STREAMED / 8; n++)
 #pragma unroll
@@ -108,6 +111,7 @@ template <class T, int HS, bool DK, bool DV> struct AttentionKeysBackward {
     int64_t end = s.window > 0 && first + OWN - 1 < s.T - s.window ? first + OWN - 1 + s.window : s.T;
     int64_t head = kv * group, query = first;
     int warp_row = (int)threadIdx.x / 32 * WARP_ROWS, turn = 0;
+    if (PACKED) end = document_end(s.starts + start, end, earlier(first + OWN, s.T) - 1);
 
     Fragments<WARP_ROWS, HS> dk_sum, dv_sum;
     dk_sum.clear();
@@ -122,9 +126,11 @@ template <class T, int HS, bool DK, bool DV> struct AttentionKeysBackward {
       __syncthreads(); /* this tile is there, the other one has been used */
       if (next_head < (kv + 1) * group) stream(streamed(shared, turn ^ 1), b, next_head, next_query);
       Band band = band_of_keys(query - (first + warp_row), s.window);
-      if (band_any(band, WARP_ROWS, STREAMED))
+      bool seen = band_any(band, WARP_ROWS, STREAMED);
+      if (PACKED) seen = seen && document_start(s, b, query) < first + warp_row + WARP_ROWS;
+      if (seen)
         add_queries(dk_sum, dv_sum, k_tile + warp_row * HS, v_tile + warp_row * HS, streamed(shared, turn),
-                    band);
+                    band, b, first + warp_row, query);
       head = next_head;
       query = next_query;
       turn ^= 1;
@@ -136,7 +142,7 @@ template <class T, int HS, bool DK, bool DV> struct AttentionKeysBackward {
 };
 
 /* dq of a block of queries, summed over the keys. */
-template <class T, int HS> struct AttentionQueriesBackward {
+template <class T, int HS, bool PACKED> struct AttentionQueriesBackward {
   typedef BackwardTiles<T, HS> Tiles;
   static constexpr int THREADS = Tiles::THREADS, OWN = Tiles::OWN, STREAMED = Tiles::STREAMED, BLOCKS = 2;
   static constexpr size_t SHARED = Tiles::SHARED;
@@ -148,15 +154,18 @@ template <class T, int HS> struct AttentionQueriesBackward {
 
   int64_t items() const { return s.B * s.NH * ((s.T + OWN - 1) / OWN); }
 
-  /* What the keys of one tile add to the warp's queries; lse in powers of 2. */
+  /* What the keys of one tile, from position `key` of sequence b on, add to the warp's queries; lse in powers
+   * of 2. */
   __device__ __forceinline__ void add_keys(Fragments<WARP_ROWS, HS> &dq_sum, const T *q_rows,
                                            const T *dout_rows, const float *row_lse, const float *row_delta,
-                                           const T *k_tile, const T *v_tile, Band band) const {
+                                           const T *k_tile, const T *v_tile, Band band, int64_t b,
+                                           int64_t query, int64_t key) const {
     Fragments<WARP_ROWS, STREAMED> p, ds;
     float factor = s.scale * LOG2_E;
     row_products<HS>(p, q_rows, k_tile);
     row_products<HS>(ds, dout_rows, v_tile);
     if (!band_all(band, WARP_ROWS, STREAMED)) band_apply(p, band, -INFINITY);
+    if (PACKED) mask_earlier_keys(p, s, b, query, key);
 #pragma unroll
     for (int n = 0; n < STREAMED / 8; n++)
 #pragma unroll
@@ -178,6 +187,7 @@ template <class T, int HS> struct AttentionQueriesBackward {
     int64_t kv = head / (s.NH / s.NKV), start = b * s.T;
     int64_t key = s.window > 0 && first >= s.window ? first - s.window + 1 : 0;
     int64_t end = first + OWN < s.T ? first + OWN : s.T;
+    if (PACKED) key = later(key, document_start(s, b, first));
     int warp_row = (int)threadIdx.x / 32 * WARP_ROWS, turn = 0;
 
     float row_lse[2], row_delta[2];
@@ -197,9 +207,11 @@ template <class T, int HS> struct AttentionQueriesBackward {
       __syncthreads(); /* this tile is there, the other one has been used */
       if (key + STREAMED < end) stream(next, start + key + STREAMED, kv, end - key - STREAMED);
       Band band = band_of_queries(first + warp_row - key, s.window);
-      if (band_any(band, WARP_ROWS, STREAMED))
+      bool seen = band_any(band, WARP_ROWS, STREAMED);
+      if (PACKED) seen = seen && document_start(s, b, first + warp_row) < key + STREAMED;
+      if (seen)
         add_keys(dq_sum, q_tile + warp_row * HS, dout_tile + warp_row * HS, row_lse, row_delta, k_tile,
-                 k_tile + STREAMED * HS, band);
+                 k_tile + STREAMED * HS, band, b, first + warp_row, key);
       turn ^= 1;
     }
     int64_t row = first + warp_row;

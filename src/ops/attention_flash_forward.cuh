@@ -1,13 +1,14 @@
 /* Forward of the attention on CUDA (FlashAttention-2, arXiv 2307.08691, algorithm 1). A block has queries of
  * one head, each warp some rows of them, and streams the keys and values that they see past them: s = q k^T,
  * m' = max(m, s),  o = o e^(m - m') + e^(s - m') v,  total likewise with exponentials as powers of 2. Keys
- * are copied while the values are used, and the other way round. */
+ * are copied while the values are used, and the other way round. PACKED: documents that share a sequence do
+ * not see each other. */
 #ifndef ATTENTION_FLASH_FORWARD_CUH
 #define ATTENTION_FLASH_FORWARD_CUH
 
 #include "ops/attention_flash_tiles.cuh"
 
-template <class T, int HS> struct AttentionForward {
+template <class T, int HS, bool PACKED> struct AttentionForward {
   static constexpr int ROW_BYTES = HS * (int)sizeof(T);
   static constexpr int WARPS = 4, THREADS = 32 * WARPS;
   /* rows of a warp: two fragments use each load of keys and values twice, where the registers suffice */
@@ -91,6 +92,7 @@ template <class T, int HS> struct AttentionForward {
     int64_t kv = head / (s.NH / s.NKV), start = b * s.T;
     int64_t key = s.window > 0 && first >= s.window ? first - s.window + 1 : 0;
     int64_t end = first + QUERIES < s.T ? first + QUERIES : s.T;
+    if (PACKED) key = later(key, document_start(s, b, first));
     int warp_row = (int)threadIdx.x / 32 * R;
 
     Fragments<R, HS> sum;
@@ -106,6 +108,7 @@ template <class T, int HS> struct AttentionForward {
     for (; key < end; key += KEYS) {
       Band band = band_of_queries(first + warp_row - key, s.window);
       bool seen = band_any(band, R, KEYS);
+      if (PACKED) seen = seen && document_start(s, b, first + warp_row) < key + KEYS;
       copies_wait();
       __syncthreads(); /* the keys are there, the last values have been used */
       tile_begin<THREADS, KEYS, HS>(v_tile, rows_from(v, start + key, kv), end - key);
@@ -117,6 +120,7 @@ template <class T, int HS> struct AttentionForward {
         tile_begin<THREADS, KEYS, HS>(k_tile, rows_from(k, start + key + KEYS, kv), end - key - KEYS);
       if (!seen) continue;
       if (!band_all(band, R, KEYS)) band_apply(score, band, -INFINITY);
+      if (PACKED) mask_earlier_keys(score, s, b, first + warp_row, key);
       softmax_step(score, sum, f);
       add_product<HS>(sum, score, v_tile);
     }

@@ -6,7 +6,8 @@
 #define ATTENTION_FLASH_TILES_CUH
 
 #include "ops/attention.h"
-#include "ops/mma.cuh" // defines: bf16, load_matrices, mma_16x8x16, copy16_begin, fast_exp2
+#include "ops/documents.cuh" // defines: document_end
+#include "ops/mma.cuh"       // defines: bf16, load_matrices, mma_16x8x16, copy16_begin, fast_exp2
 
 constexpr float LOG2_E = 1.44269504088896341f;
 constexpr int WARP_ROWS = 16; /* of a fragment */
@@ -266,6 +267,55 @@ template <int R, int N> __device__ __forceinline__ void band_apply(Fragments<R, 
         int off = fragment_column(n, i) - fragment_row(m, i);
         if (off < b.low || off > b.high) s.x[m][n][i] = value;
       }
+}
+
+/* ---- documents, in kernels of packed calls ---- */
+
+/* Where the document of a position of sequence b begins. Positions beyond the end are of the last document.
+ */
+__device__ __forceinline__ int64_t document_start(const AttentionShape &s, int64_t b, int64_t position) {
+  return s.starts[b * s.T + (position < s.T ? position : s.T - 1)];
+}
+
+__device__ __forceinline__ int64_t later(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
+__device__ __forceinline__ int64_t earlier(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+
+/* s = -inf where the query is of a later document than the key. Rows are queries, columns keys, from these
+ * positions on. */
+template <int R, int N>
+__device__ __forceinline__ void mask_earlier_keys(Fragments<R, N> &f, const AttentionShape &s, int64_t b,
+                                                  int64_t query, int64_t key) {
+  if (document_start(s, b, query + R - 1) <= key) return; /* starts never fall */
+#pragma unroll
+  for (int r = 0; r < R / 8; r++) {
+    int m = r / 2, i = r % 2 * 2;
+    int64_t first = document_start(s, b, query + fragment_row(m, i)) - key;
+#pragma unroll
+    for (int n = 0; n < N / 8; n++)
+#pragma unroll
+      for (int j = i; j < i + 2; j++)
+        if (fragment_column(n, j) < first) f.x[m][n][j] = -INFINITY;
+  }
+}
+
+/* The same with keys in rows and queries in columns. */
+template <int N>
+__device__ __forceinline__ void mask_later_queries(Fragments<WARP_ROWS, N> &f, const AttentionShape &s,
+                                                   int64_t b, int64_t key, int64_t query) {
+  if (document_start(s, b, query + N - 1) <= key) return;
+#pragma unroll
+  for (int n = 0; n < N / 8; n++)
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+      int64_t first = document_start(s, b, query + fragment_column(n, j)) - key;
+#pragma unroll
+      for (int i = j; i < 4; i += 2)
+        if (fragment_row(0, i) < first) f.x[0][n][i] = -INFINITY;
+    }
 }
 
 #endif

@@ -122,9 +122,9 @@ static void forward_block(const Forward<T> *a, ForwardScratch f, int64_t b, int6
     f.total[i] = 0.0f;
   }
   for (int64_t i = 0; i < rows * ld_heads; i++) f.sum[i] = 0.0f;
-  Span keys = keys_of(s, query, query + rows);
+  Span keys = keys_of(s, b, query, query + rows);
   for (int64_t key = keys.begin; key < keys.end; key += a->block) {
-    Pair p = {query, rows, key, clamp64(keys.end - key, 1, a->block)};
+    Pair p = {b, query, rows, key, clamp64(keys.end - key, 1, a->block)};
     int64_t at = b * s->T + key;
     tile_load(s, f.k, a->k + at * a->ld_k + kv * HS, a->ld_k, p.keys);
     multiply_columns(f.scores, ld, TileFactor{f.k, ld_heads, 1}, f.q, ld, p.keys, strip_rows(s, &p, p.keys),

@@ -4,7 +4,8 @@
 #define ATTENTION_TILES_CUH
 
 #include "ops/attention_cpu.h"
-#include "device/group.cuh" // defines: bf16, value, store
+#include "device/group.cuh"  // defines: bf16, value, store
+#include "ops/documents.cuh" // defines: document_end
 #include "ops/tile_multiply.h"
 
 /* Positions, or columns of a tile: [begin, end). */
@@ -37,31 +38,36 @@ static inline int64_t heads_ld(const AttentionShape *s) {
   return round_up64(s->HS, TILE_PADDING);
 }
 
-/* Keys that some query of [begin, end) sees. */
-static inline Span keys_of(const AttentionShape *s, int64_t begin, int64_t end) {
-  return Span{s->window > 0 && begin >= s->window ? begin - s->window + 1 : 0, end};
+/* Keys that some query of [begin, end) of sequence b sees. */
+static inline Span keys_of(const AttentionShape *s, int64_t b, int64_t begin, int64_t end) {
+  int64_t first = s->window > 0 && begin >= s->window ? begin - s->window + 1 : 0;
+  if (s->packed && s->starts[b * s->T + begin] > first) first = s->starts[b * s->T + begin];
+  return Span{first, end};
 }
 
-/* Queries that see some key of [begin, end). */
-static inline Span queries_of(const AttentionShape *s, int64_t begin, int64_t end) {
-  return Span{begin, s->window > 0 && end - 1 < s->T - s->window ? end - 1 + s->window : s->T};
+/* Queries of sequence b, before position `limit`, that see some key of [begin, end); end <= limit. */
+static inline Span queries_of(const AttentionShape *s, int64_t b, int64_t begin, int64_t end, int64_t limit) {
+  int64_t last = s->window > 0 && end - 1 < limit - s->window ? end - 1 + s->window : limit;
+  if (s->packed) last = document_end(s->starts + b * s->T, last, end - 1);
+  return Span{begin, last};
 }
 
-/* A block of queries and a block of keys. */
+/* A block of queries and a block of keys of one sequence. */
 typedef struct Pair {
+  int64_t b;
   int64_t query, queries; /* position of the first one, and how many */
   int64_t key, keys;
 } Pair;
 
 /* Of the pair's keys, those that some query of [i, end) of the block sees; may be empty. */
 static inline Span keys_in(const AttentionShape *s, const Pair *p, int64_t i, int64_t end) {
-  Span keys = keys_of(s, p->query + i, p->query + end);
+  Span keys = keys_of(s, p->b, p->query + i, p->query + end);
   return Span{clamp64(keys.begin - p->key, 0, p->keys), clamp64(keys.end - p->key, 0, p->keys)};
 }
 
 /* Of the pair's queries, those that see some key of [j, end) of the block; may be empty. */
 static inline Span queries_in(const AttentionShape *s, const Pair *p, int64_t j, int64_t end) {
-  Span queries = queries_of(s, p->key + j, p->key + end);
+  Span queries = queries_of(s, p->b, p->key + j, p->key + end, p->query + p->queries);
   return Span{clamp64(queries.begin - p->query, 0, p->queries),
               clamp64(queries.end - p->query, 0, p->queries)};
 }

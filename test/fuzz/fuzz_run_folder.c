@@ -32,7 +32,7 @@ static void check_position(const DataPosition *p) {
   static const uint8_t bytes[BYTES] = "the state of a run, forty bytes of text";
   int32_t arrays[4][B * T];
   StepBatch s = {.A = 1, .B = B, .T = T};
-  s.tokens = arrays[0], s.targets = arrays[1], s.positions = arrays[2], s.documents = arrays[3];
+  s.tokens = arrays[0], s.targets = arrays[1], s.positions = arrays[2], s.starts = arrays[3];
   DataOptions o = {.B = B, .T = T, .V = 128, .shuffle = true};
   Error e = {0};
   DataLoader *d = dataloader_from_bytes("text", bytes, BYTES, &o, &e);

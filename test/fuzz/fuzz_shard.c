@@ -53,7 +53,7 @@ static void check_step(const StepBatch *s, int64_t V) {
     CHECK(s->targets[i] == TARGET_IGNORED || (s->targets[i] >= 0 && s->targets[i] < V), "target %d",
           s->targets[i]);
     CHECK(s->positions[i] >= 0 && s->positions[i] < s->T, "position %d", s->positions[i]);
-    CHECK(s->documents[i] >= 0 && s->documents[i] < s->T, "document %d", s->documents[i]);
+    CHECK(s->starts[i] >= 0 && s->positions[i] + s->starts[i] == i % s->T, "start %d", s->starts[i]);
     valid += s->targets[i] != TARGET_IGNORED;
   }
   CHECK(valid == s->valid_targets, "%lld valid targets", (long long)s->valid_targets);
@@ -63,7 +63,7 @@ static void check_step(const StepBatch *s, int64_t V) {
 static void read_steps(DataLoader *d, int64_t B, int64_t T, int64_t V) {
   size_t bytes = (size_t)(2 * B * T) * sizeof(int32_t);
   StepBatch s = {.A = 2, .B = B, .T = T};
-  int32_t **arrays[] = {&s.tokens, &s.targets, &s.positions, &s.documents};
+  int32_t **arrays[] = {&s.tokens, &s.targets, &s.positions, &s.starts};
   for (int i = 0; i < 4; i++) CHECK(*arrays[i] = malloc(bytes), "out of memory");
   int64_t steps = dataloader_windows(d) / (2 * B) + 2;
   CHECK(dataloader_windows(d) > 0, "an empty loader");
@@ -87,8 +87,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   char globs[FUZZ_PATH];
   write_shards(&f, data[0], (FuzzPart){data + 4, size - 4});
   Error e = {0};
-  DataOptions o = {
-      .globs = fuzz_path(globs, &f, "*.*"), .B = B, .T = T, .V = V, .shuffle = data[0] & SHARD_SHUFFLED};
+  DataOptions o = {.globs = fuzz_path(globs, &f, "*.*"),
+                   .B = B,
+                   .T = T,
+                   .V = V,
+                   .shuffle = data[0] & SHARD_SHUFFLED,
+                   .pack = data[3] & 128,
+                   .bos = data[3] & 64 ? 0 : -1,
+                   .document_token = data[3] & 32 ? 1 : -1};
   DataLoader *d = dataloader_open(&o, &e);
   if (d)
     read_steps(d, B, T, V);

@@ -46,6 +46,9 @@ static const Flag flags[] = {
     {GROUP_RUNNING, "threads", INT(threads), "0", "N", "0 = all cores", RANGE(0, 4096)},
     {GROUP_RUNNING, "help", .type = FLAG_HELP, .offset = FIELD(const char *, help), "", "[FLAG]",
      "print this, or everything about one flag", .meta = true},
+    {GROUP_RUNNING, "man", BOOL(man), "", NULL, "print the manual page (roff)", .meta = true},
+    {GROUP_RUNNING, "completion", STRING(completion), "", NULL, "print the shell's completion of these flags",
+     .choices = "bash|zsh", .meta = true},
     {GROUP_RUNNING, "version", BOOL(show_version), "", NULL, "print the version", .meta = true},
 };
 enum { FLAGS = sizeof flags / sizeof *flags };

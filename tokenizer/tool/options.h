@@ -35,9 +35,11 @@ typedef struct TokenizeOptions {
   double val_fraction;  /* of the documents */
   int64_t seed;         /* which of them */
 
-  int64_t threads;      /* 0 = all */
-  int64_t max_document; /* bytes */
-  const char *help;     /* NULL = not asked for, "" = all flags, else the flag to explain */
+  int64_t threads;        /* 0 = all */
+  int64_t max_document;   /* bytes */
+  const char *help;       /* NULL = not asked for, "" = all flags, else the flag to explain */
+  bool man;               /* print the manual page */
+  const char *completion; /* "bash" or "zsh": print its completion; NULL = not asked for */
   bool show_version;
 
   Given given[TOKENIZE_FLAGS];

@@ -7,8 +7,11 @@
 #include <xxhash.h> // XXH3_64bits
 
 #include "base/version.h"
+#include "cli/completion.h"           // defines: completion_print
+#include "cli/man.h"                  // defines: man_print
 #include "tokenizer/tool/documents.h" // defines: Inputs
 #include "tokenizer/tool/job.h"       // defines: JobPlan
+#include "tokenizer/tool/manual.h"    // defines: tokenize_manual
 #include "tokenizer/tool/options.h"   // defines: TokenizeOptions, tokenize_flags
 #include "tokenizer/tool/output.h"    // defines: Output
 #include "tokenizer/tool/pipeline.h"  // defines: pipeline_run
@@ -114,6 +117,10 @@ static bool print_text(const TokenizeOptions *o) {
     flag_table_help_one(stdout, &tokenize_flags, flag_table_find(&tokenize_flags, o->help));
   else if (o->help)
     flag_table_help(stdout, &tokenize_flags);
+  else if (o->man)
+    man_print(stdout, &tokenize_flags, &tokenize_manual, VERSION);
+  else if (o->completion)
+    completion_print(stdout, &tokenize_flags, o->completion);
   else
     return false;
   return true;
