@@ -29,7 +29,7 @@ TABLE = {  # file: {function without its arguments: packed instructions on v3, o
     "qk_prepare": {ROW % "QkForward<float>": (36, 69), ROW % "RopeBackward<float>": (19, 39),
                    SUMS % "QkBackward<float>": (81, 132)},
     "adamw": {ROW % "Several<AdamWUpdate<float, float>>": (16, 33), ROW % "Several<AdamWUpdate<bf16, bf16>>": (33, 66),
-              ROW % "Several<AdamW8Update<float>>": (45, 24), ROW % "SquaresOfPieces<float>": (30, 30)},
+              ROW % "Several<AdamW8Update<float>>": (45, 24), ROW % "SquaresOfPieces<float>": (6, 6)},
     "attention_forward": {"softmax_step": (12, 24)},
     "attention_backward": {"gradients_of_row": (12, 25)},
     "tile_multiply": {"columns_2": (39, 39), "columns_1": (19, 19)},
