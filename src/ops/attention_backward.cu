@@ -27,7 +27,7 @@ typedef struct BackwardScratch {
   float *p, *ds;       /* [queries, scores_ld(block)] */
   float *dq, *dk, *dv; /* [queries or keys, heads_ld] sums */
   float *q, *k, *dout; /* [queries or keys, heads_ld] each */
-  float *k_t, *v_t;    /* [HS, scores_ld(block)] transposed, the keys times the scale */
+  float *k_t, *v_t;    /* [HS, scores_ld(block)] transposed, the keys times scale / ln 2 */
 } BackwardScratch;
 
 static int64_t backward_scratch_floats(const AttentionShape *s) {
@@ -89,15 +89,15 @@ template <typename T> static void load_keys(const Backward<T> *a, BackwardScratc
   const T *k = rows_at(s, a->k, a->ld_k, keys), *v = rows_at(s, a->v, a->ld_v, keys);
   int64_t ld = scores_ld(a->block);
   tile_load(s, f.k, k, a->ld_k, keys.rows);
-  tile_load_transposed(s, f.k_t, ld, k, a->ld_k, keys.rows, s->scale);
+  tile_load_transposed(s, f.k_t, ld, k, a->ld_k, keys.rows, s->scale * LOG2_E);
   tile_load_transposed(s, f.v_t, ld, v, a->ld_v, keys.rows, 1.0f);
 }
 
-/* p and ds of the seen columns of a row: from scores and dout v^T. */
+/* p and ds of the seen columns of a row: from scores and dout v^T; scores and lse in units of ln 2. */
 static void gradients_of_row(float *p, float *ds, Span seen, float lse, float delta, float scale) {
 #pragma omp simd
   for (int64_t j = seen.begin; j < seen.end; j++) {
-    p[j] = fast_exp(p[j] - lse);
+    p[j] = fast_exp2(p[j] - lse);
     ds[j] = p[j] * (ds[j] - delta) * scale;
   }
 }
@@ -117,7 +117,7 @@ static void score_gradients(const Backward<T> *a, BackwardScratch f, Rows querie
     Span cols = seen(i, i + 1);
     for (int64_t j = 0; j < cols.begin; j++) p[j] = ds[j] = 0.0f;
     for (int64_t j = cols.end; j < pair->keys; j++) p[j] = ds[j] = 0.0f;
-    gradients_of_row(p, ds, cols, a->lse[at + i], a->delta[at + i], s->scale);
+    gradients_of_row(p, ds, cols, a->lse[at + i] * LOG2_E, a->delta[at + i], s->scale);
   }
 }
 

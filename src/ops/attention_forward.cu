@@ -21,9 +21,9 @@ template <typename T> struct Forward {
 typedef struct ForwardScratch {
   float *scores;         /* [keys, scores_ld(block)] */
   float *sum;            /* [queries, heads_ld] probabilities * v, relative to max */
-  float *max, *total;    /* [queries] of the scores so far, and the sum of exp(score - max) */
+  float *max, *total;    /* [queries] of the scores so far, and the sum of 2^(score - max) */
   float *new_max, *part; /* [queries] with the block at hand; its own sum */
-  float *q;              /* [HS, scores_ld(block)] transposed, times the scale */
+  float *q;              /* [HS, scores_ld(block)] transposed, times scale / ln 2 */
   float *k, *v;          /* [keys, heads_ld] each */
 } ForwardScratch;
 
@@ -58,17 +58,29 @@ static int64_t forward_lanes(const Device *dev, const AttentionShape *s) {
   return clamp64(forward_items(s), 1, dev->threads);
 }
 
+/* max = the larger of max and what four rows of x have, in all columns. */
+static void raise_max_of_four(float *max, const float *x, int64_t ld, int64_t cols) {
+#pragma omp simd
+  for (int64_t i = 0; i < cols; i++) {
+    float a = x[i], b = x[ld + i], c = x[2 * ld + i], d = x[3 * ld + i];
+    a = a > b ? a : b;
+    c = c > d ? c : d;
+    a = a > c ? a : c;
+    max[i] = a > max[i] ? a : max[i];
+  }
+}
+
 /* max = the larger of max and x, in the columns. */
 static void raise_max(float *max, const float *x, Span cols) {
 #pragma omp simd
   for (int64_t i = cols.begin; i < cols.end; i++) max[i] = x[i] > max[i] ? x[i] : max[i];
 }
 
-/* x = exp(x - max) in the columns, added to sum. */
+/* x = 2^(x - max) in the columns, added to sum. */
 static void exp_and_add(float *x, float *sum, const float *max, Span cols) {
 #pragma omp simd
   for (int64_t i = cols.begin; i < cols.end; i++) {
-    float e = fast_exp(x[i] - max[i]);
+    float e = fast_exp2(x[i] - max[i]);
     x[i] = e;
     sum[i] += e;
   }
@@ -80,7 +92,7 @@ static void move_to_max(const AttentionShape *s, ForwardScratch f, int64_t queri
   for (int64_t i = 0; i < queries; i++) {
     /* where nothing was seen yet, max is still -inf, and what it would shrink is 0 */
     if (f.new_max[i] > f.max[i]) {
-      float shrink = expf(f.max[i] - f.new_max[i]);
+      float shrink = exp2f(f.max[i] - f.new_max[i]);
       f.total[i] *= shrink;
 #pragma omp simd
       for (int64_t d = 0; d < ld; d++) f.sum[i * ld + d] *= shrink;
@@ -90,7 +102,7 @@ static void move_to_max(const AttentionShape *s, ForwardScratch f, int64_t queri
   }
 }
 
-/* The scores of the pair become exp(score - max), 0 where masked; max, total and sum move on to the new
+/* The scores of the pair become 2^(score - max), 0 where masked; max, total and sum move on to the new
  * maximum. */
 static void softmax_step(const AttentionShape *s, ForwardScratch f, const Pair *p) {
   int64_t ld = scores_ld(attention_block(s));
@@ -98,7 +110,10 @@ static void softmax_step(const AttentionShape *s, ForwardScratch f, const Pair *
     f.new_max[i] = f.max[i];
     f.part[i] = 0.0f;
   }
-  for (int64_t j = 0; j < p->keys; j++) raise_max(f.new_max, f.scores + j * ld, queries_in(s, p, j, j + 1));
+  int64_t fours = nothing_masked(s, p) ? p->keys / 4 * 4 : 0;
+  for (int64_t j = 0; j < fours; j += 4) raise_max_of_four(f.new_max, f.scores + j * ld, ld, p->queries);
+  for (int64_t j = fours; j < p->keys; j++)
+    raise_max(f.new_max, f.scores + j * ld, queries_in(s, p, j, j + 1));
   for (int64_t j = 0; j < p->keys; j++) {
     float *x = f.scores + j * ld;
     Span seen = queries_in(s, p, j, j + 1);
@@ -116,7 +131,7 @@ static void forward_block(const Forward<T> *a, ForwardScratch f, int64_t b, int6
   const AttentionShape *s = a->s;
   int64_t HS = s->HS, kv = h / (s->NH / s->NKV), row = b * s->T + query;
   int64_t ld = scores_ld(a->block), ld_heads = heads_ld(s);
-  tile_load_transposed(s, f.q, ld, a->q + row * a->ld_q + h * HS, a->ld_q, rows, s->scale);
+  tile_load_transposed(s, f.q, ld, a->q + row * a->ld_q + h * HS, a->ld_q, rows, s->scale * LOG2_E);
   for (int64_t i = 0; i < rows; i++) {
     f.max[i] = -INFINITY;
     f.total[i] = 0.0f;
@@ -137,7 +152,7 @@ static void forward_block(const Forward<T> *a, ForwardScratch f, int64_t b, int6
   for (int64_t i = 0; i < rows; i++) {
     float factor = 1.0f / f.total[i];
     for (int64_t d = 0; d < HS; d++) f.sum[i * ld_heads + d] *= factor;
-    a->lse[(b * s->NH + h) * s->T + query + i] = f.max[i] + logf(f.total[i]);
+    a->lse[(b * s->NH + h) * s->T + query + i] = f.max[i] * LN_2 + logf(f.total[i]);
   }
   tile_store(s, a->o + row * s->NH * HS + h * HS, s->NH * HS, f.sum, rows);
 }

@@ -110,6 +110,25 @@ static inline void multiply_sums(float *out, int64_t ld, TileFactor a, const flo
   }
 }
 
+/* Scores are kept in units of ln 2, so that their exponentials are powers of two. */
+constexpr float LOG2_E = 1.44269504f, LN_2 = 0.69314718f;
+
+/* 2^x for x <= 127, to 2e-7 relative; exactly 0 below -127; NaN stays NaN. As fast_exp, three operations
+ * less. */
+static inline float fast_exp2(float x) {
+  x = x < -127.f ? -127.f : x;
+  float shifted = x + 12582912.f; /* 1.5 * 2^23: x, rounded, in the low bits */
+  float r = x - (shifted - 12582912.f);
+  float p = 1.535336188e-4f;
+  p = p * r + 1.339887440e-3f;
+  p = p * r + 9.618437357e-3f;
+  p = p * r + 5.550332471e-2f;
+  p = p * r + 2.402264791e-1f;
+  p = p * r + 6.931472029e-1f;
+  p = p * r + 1.f;
+  return p * float_from_bits((float_bits(shifted) << 23) + 0x3f800000u);
+}
+
 /* Floats that a [rows, cols] buffer takes in a lane's scratch: whole cache lines. */
 static inline int64_t scratch_floats(int64_t rows, int64_t cols) {
   return round_up64(rows * cols, 16);
@@ -127,10 +146,11 @@ static inline float *scratch_take(float **scratch, int64_t rows, int64_t cols) {
  * apart. */
 template <typename T>
 static inline void tile_load(const AttentionShape *s, float *tile, const T *x, int64_t ld, int64_t rows) {
-  int64_t HS = s->HS, to = heads_ld(s);
+  int64_t HS = s->HS, to = heads_ld(s), whole = HS / TILE_PADDING * TILE_PADDING;
   for (int64_t i = 0; i < rows; i++) {
-    for (int64_t d = 0; d < HS; d++) tile[i * to + d] = value(x[i * ld + d]);
-    for (int64_t d = HS; d < to; d++) tile[i * to + d] = 0.0f;
+    for (int64_t d = 0; d < whole; d += TILE_PADDING)
+      for (int64_t e = d; e < d + TILE_PADDING; e++) tile[i * to + e] = value(x[i * ld + e]);
+    for (int64_t d = whole; d < to; d++) tile[i * to + d] = d < HS ? value(x[i * ld + d]) : 0.0f;
   }
 }
 
