@@ -30,8 +30,8 @@ TABLE = {  # file: {function without its arguments: packed instructions on v3, o
                    SUMS % "QkBackward<float>": (81, 132)},
     "adamw": {ROW % "Several<AdamWUpdate<float, float>>": (16, 33), ROW % "Several<AdamWUpdate<bf16, bf16>>": (33, 66),
               ROW % "Several<AdamW8Update<float>>": (45, 24), ROW % "SquaresOfPieces<float>": (6, 6)},
-    "attention_forward": {"softmax_step": (12, 24)},
-    "attention_backward": {"gradients_of_row": (12, 25)},
+    "attention_forward": {"softmax_step": (13, 26)},
+    "attention_backward": {"score_gradients<float>": (10, 21), "score_gradients<bf16>": (10, 21)},
     "tile_multiply": {"columns_2": (39, 39), "columns_1": (19, 19)},
 }
 PACKED = re.compile(r"\tv(?:fn?m(?:add|sub)\d+|mul|add|sub|div|sqrt|max)p[sd]\t.*%[yz]mm")
