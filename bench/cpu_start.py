@@ -6,9 +6,9 @@
 start: from the start of a process to its end, less its one step, with a tiny model: the best of several, the median.
 load: the bytes of a folder of weights by that time, everything else of the start included, next to read(2) of the same
 file from the cache. save: the bytes of a saved state by the time that it adds to the run, checksums and its way to the
-disk included, next to a plain copy of the weights that ends on the disk too. threads: the same steps on one thread and on all; serial_share is the part of a
-step on all threads in which one works alone, by Amdahl's law with the speed-up of products in place of the number of
-threads.
+disk included, next to a plain copy of the weights that ends on the disk too. threads: the same steps on one thread and on
+all; serial_share is the part of a step on all threads in which one works alone, by Amdahl's law with the speed-up of
+products in place of the number of threads.
 """
 import os
 import pathlib
@@ -35,16 +35,16 @@ def thread_scaling(result, folder, tokens, length, steps):
 
 
 def around(*command):
-    """Seconds of a run of one step that are not its step; all of its seconds."""
+    """Seconds of a run of one step that are not its step."""
     begin = time.perf_counter()
     out = subprocess.run([bench.PROGRAM, "--seq-len", "64", "--steps", "1", "--warmup", "0", "--device", "cpu", *command],
                          capture_output=True, text=True, check=True).stdout
     seconds = time.perf_counter() - begin
-    return seconds - float(re.search(r"([\d.]+) ms", out).group(1)) / 1e3, seconds
+    return seconds - float(re.search(r"([\d.]+) ms", out).group(1)) / 1e3
 
 
 def start(result, tokens, repeat=15):
-    seconds = sorted(around("--model", SMALL, "--train", tokens)[0] for _ in range(repeat))
+    seconds = sorted(around("--model", SMALL, "--train", tokens) for _ in range(repeat))
     result.add(what="start", best_ms=round(1e3 * seconds[0], 1), median_ms=round(1e3 * seconds[repeat // 2], 1))
 
 
@@ -74,8 +74,8 @@ def load_and_save(result, folder, tokens, repeat=3):
     weights, out = os.path.join(folder, "model.safetensors"), os.path.join(folder, "run")
     size, loads, saves, copies, reads = os.path.getsize(weights), [], [], [], []
     for _ in range(repeat):
-        plain, _ = around("--model", folder, "--train", tokens)
-        saving, _ = around("--model", folder, "--train", tokens, "--out", out)
+        plain = around("--model", folder, "--train", tokens)
+        saving = around("--model", folder, "--train", tokens, "--out", out)
         state = sum(f.stat().st_size for f in next(pathlib.Path(out).glob("step-*")).iterdir())
         shutil.rmtree(out)
         loads.append(size / plain)

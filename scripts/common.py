@@ -1,5 +1,7 @@
-"""What the scripts share that has nothing to do with their subjects: how they end, and how they write a file."""
+"""What the scripts share: how they end, how they write a file, and how they ask the trainer for a plan."""
+import json
 import os
+import subprocess
 import sys
 
 
@@ -36,3 +38,15 @@ def replace(path, write):
     finally:
         if os.path.exists(aside):
             os.unlink(aside)
+
+
+def read_plan(program, flags):
+    """What `program --plan --json` prints for the flags."""
+    command = [program, "--plan", "--json", *flags]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        fail(f"{program}: {error.strerror}; expected the trainer that `make` builds (or give --program).")
+    if result.returncode != 0:
+        fail(f"{' '.join(command)} ended with status {result.returncode}:\n{result.stderr.strip()}")
+    return json.loads(result.stdout)

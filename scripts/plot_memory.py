@@ -9,11 +9,9 @@ for one sequence in bf16 on the CPU device with one thread, which are the same o
 printed as well, in GB (10^9 bytes). Needs gnuplot (gnuplot-nox) and nothing else.
 """
 import argparse
-import json
-import subprocess
 
 import gnuplot
-from common import check_output, fail
+from common import check_output, read_plan
 from gnuplot import COLORS, TERMINALS, label
 
 LENGTHS = [4096 << i for i in range(7)]
@@ -29,14 +27,7 @@ MODES = [  # name, flags, color
 
 def activation_bytes(program, model, length, flags):
     """Bytes of a run on the device that are neither weights nor gradients nor moments."""
-    command = [program, "--plan", "--json", "--model", model, "--seq-len", str(length), *COMMON.split(), *flags.split()]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        fail(f"{program}: {error.strerror}; expected the trainer that `make` builds (or give --program).")
-    if result.returncode != 0:
-        fail(f"{' '.join(command)} ended with status {result.returncode}:\n{result.stderr.strip()}")
-    plan = json.loads(result.stdout)
+    plan = read_plan(program, ["--model", model, "--seq-len", str(length), *COMMON.split(), *flags.split()])
     device = plan["spaces"]["device"]
     live = plan["moments"][device["peak_moment"]]["device"]
     return device["bytes"] - sum(live.get(category, 0) for category in STATE)

@@ -11,11 +11,9 @@ Every moment of the step (a layer's projection, its attention, its MLP, ...) is 
 what lives together, not how long it takes. Needs gnuplot (gnuplot-nox) and nothing else.
 """
 import argparse
-import json
-import subprocess
 
 import gnuplot
-from common import check_output, fail
+from common import check_output, fail, read_plan
 from gnuplot import COLORS, TERMINALS, label
 
 # from the bottom up: what is always there, then what comes and goes
@@ -24,17 +22,6 @@ CATEGORIES = ["weights", "master weights", "moments", "gradients", "checkpoints"
 # a phase begins at the first moment of one of these names
 PHASES = [("forward", ["embedding forward"]), ("head", ["head"]), ("backward", ["rerun", "again", "backward"]),
           ("update", ["update"])]
-
-
-def read_plan(program, flags):
-    command = [program, "--plan", "--json", *flags]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        fail(f"{program}: {error.strerror}; expected the trainer that `make` builds (or give --program).")
-    if result.returncode != 0:
-        fail(f"{' '.join(command)} ended with status {result.returncode}:\n{result.stderr.strip()}")
-    return json.loads(result.stdout)
 
 
 def phase_starts(names):
