@@ -2,8 +2,12 @@
 #include "device/device_cpu.h"
 
 #include <omp.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #include "device/blas.h" /* defines: openblas_get_parallel */
 
@@ -64,4 +68,24 @@ void cpu_fill(Device *dev, void *p, int byte, size_t bytes) {
     size_t at = (size_t)i * PIECE_BYTES, left = bytes - at;
     memset((char *)p + at, byte, left < PIECE_BYTES ? left : PIECE_BYTES);
   }
+}
+
+void cpu_store_past_caches(void *to, const void *from, size_t bytes) {
+  size_t done = 0;
+#ifdef __SSE2__
+  if ((uintptr_t)to % 16 == 0) {
+    for (; done + 64 <= bytes; done += 64) { /* a line of the cache, so that memory is written once */
+      __m128i line[4];
+      memcpy(line, (const char *)from + done, sizeof line);
+      for (int i = 0; i < 4; i++) _mm_stream_si128((__m128i *)((char *)to + done) + i, line[i]);
+    }
+  }
+#endif
+  memcpy((char *)to + done, (const char *)from + done, bytes - done);
+}
+
+void cpu_end_of_stores_past_caches(void) {
+#ifdef __SSE2__
+  _mm_sfence();
+#endif
 }

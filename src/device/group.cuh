@@ -20,6 +20,7 @@
 
 #include "base/dtype.h"
 #include "base/error.h"
+#include "device/device_cpu.h" /* defines: cpu_store_past_caches */
 
 #ifdef __CUDACC__
 #define HD __host__ __device__ __forceinline__
@@ -153,6 +154,7 @@ HD void fast_sincos(float x, float *sin_x, float *cos_x) {
 /* ---- the groups ---- */
 
 constexpr int64_t GROUP_SCRATCH = 512; /* floats of memory that the workers of a group share */
+constexpr int64_t LANE_PIECE = 2048;   /* elements that a Lane sums or makes in one go: floats of two pages */
 
 /* Asks for memory that is about to be read and written: on the CPU, a Lane's work. */
 HD void prefetch(const void *p) {
@@ -185,7 +187,8 @@ template <class P> HD Strided<P> strided(P *at, int64_t stride) {
 
 /* The CPU's group: a single worker, whose loops are vectorised. */
 struct Lane {
-  float *scratch; /* [GROUP_SCRATCH] */
+  float *scratch;   /* [GROUP_SCRATCH] */
+  bool past_caches; /* what produce() makes goes past the caches */
 
   /* f(i, element i of each vector) for i < n. */
   template <class F, class... P> HD void each_at(int64_t n, F f, P *...p) const {
@@ -205,25 +208,62 @@ struct Lane {
     for (int64_t k = 0; k < sets; k++) each(n, f, (v.at + k * v.stride)...);
   }
 
-  /* Sum of f(...), in the type that f returns; long vectors in pieces, so that rounding errors stay small. A
-   * piece is summed in four parts at a time: a single one would wait for each addition to end. */
+  /* Has f(to, begin, count) make the elements begin ... begin + count - 1 of out [n], a multiple of `unit` of
+   * them, at to: for results that nobody reads before out is whole. When they go past the caches, memory need
+   * not be read before it is overwritten. */
+  template <class F, class P> HD void produce(int64_t n, int64_t unit, F f, P *out) const {
+#ifndef __CUDA_ARCH__
+    if (past_caches) {
+      alignas(64) P piece[LANE_PIECE];
+      int64_t size = LANE_PIECE / unit * unit;
+      for (int64_t begin = 0; begin < n; begin += size) {
+        int64_t count = n - begin < size ? n - begin : size;
+        f(piece, begin, count);
+        cpu_store_past_caches(out + begin, piece, (size_t)count * sizeof(P));
+      }
+      return;
+    }
+#endif
+    f(out, 0, n);
+  }
+
+  /* Sum of f(...), in the type that f returns; long vectors in pieces, so that rounding errors stay small. Of
+   * a piece two parts are summed side by side: a single sum would wait for each addition to end, and the
+   * processor fetches two pages from memory faster than one. */
   template <class F, class... P> HD auto sum(int64_t n, F f, const P *...p) const {
     typedef decltype(f(value(*p)...)) S;
     double total = 0;
-    for (int64_t begin = 0; begin < n; begin += 1024) {
-      int64_t end = n - begin < 1024 ? n : begin + 1024, part = (end - begin) / 4;
-      S s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
+    for (int64_t begin = 0; begin < n; begin += LANE_PIECE) {
+      int64_t end = n - begin < LANE_PIECE ? n : begin + LANE_PIECE, part = (end - begin) / 2;
+      S s0 = 0, s1 = 0;
+#pragma omp simd reduction(+ : s0, s1)
       for (int64_t i = begin; i < begin + part; i++) {
         s0 += f(value(p[i])...);
         s1 += f(value(p[i + part])...);
-        s2 += f(value(p[i + 2 * part])...);
-        s3 += f(value(p[i + 3 * part])...);
       }
-      for (int64_t i = begin + 4 * part; i < end; i++) s0 += f(value(p[i])...);
-      total += (double)((s0 + s1) + (s2 + s3));
+      if (begin + 2 * part < end) s0 += f(value(p[end - 1])...);
+      total += (double)(s0 + s1);
     }
     return (S)total;
+  }
+
+  /* Two sums over the same vectors: f(a, b, elements) adds to a and b. */
+  template <class F, class... P> HD void two_sums(int64_t n, F f, float *a, float *b, const P *...p) const {
+    double total_a = 0, total_b = 0;
+    for (int64_t begin = 0; begin < n; begin += LANE_PIECE) {
+      int64_t end = n - begin < LANE_PIECE ? n : begin + LANE_PIECE, part = (end - begin) / 2;
+      float a0 = 0, a1 = 0, b0 = 0, b1 = 0;
+#pragma omp simd reduction(+ : a0, a1, b0, b1)
+      for (int64_t i = begin; i < begin + part; i++) {
+        f(a0, b0, value(p[i])...);
+        f(a1, b1, value(p[i + part])...);
+      }
+      if (begin + 2 * part < end) f(a0, b0, value(p[end - 1])...);
+      total_a += (double)(a0 + a1);
+      total_b += (double)(b0 + b1);
+    }
+    *a = (float)total_a;
+    *b = (float)total_b;
   }
 
   /* Largest f(...) that is not NaN; -inf when there is none. */
@@ -262,7 +302,7 @@ struct Lane {
           n, [=](float &x) { x = fast_exp(x - m) * by; }, p);
       return m;
     } else {
-      constexpr int64_t PIECES = GROUP_SCRATCH / 2, LEAST = 1024;
+      constexpr int64_t PIECES = GROUP_SCRATCH / 2, LEAST = 512;
       int64_t size = n > PIECES * LEAST ? (n + PIECES - 1) / PIECES : LEAST;
       float *tops = scratch, *sums = scratch + PIECES,
             m = -3.402823466e38f; /* finite: -inf less m is no NaN */
@@ -367,6 +407,17 @@ struct Block {
     each_at(
         n, [&](int64_t, auto &...x) { s += f(x...); }, p...);
     return all(s, [](auto a, auto b) { return a + b; });
+  }
+  template <class F, class... P>
+  __device__ __forceinline__ void two_sums(int64_t n, F f, float *a, float *b, const P *...p) const {
+    float sum_a = 0.f, sum_b = 0.f;
+    each_at(
+        n, [&](int64_t, auto &...x) { f(sum_a, sum_b, x...); }, p...);
+    *a = all(sum_a, [](float x, float y) { return x + y; });
+    *b = all(sum_b, [](float x, float y) { return x + y; });
+  }
+  template <class F, class P> __device__ __forceinline__ void produce(int64_t n, int64_t, F f, P *out) const {
+    f(out, (int64_t)0, n);
   }
   template <class F, class... P> __device__ __forceinline__ float max(int64_t n, F f, const P *...p) const {
     float m = -INFINITY;

@@ -21,6 +21,7 @@ constexpr int64_t COLUMN_SEGMENT_ROWS = 32;      /* rows whose column sums one g
 constexpr int64_t COLUMN_SEGMENTS = 64;          /* groups of column sums at a time, at most, on the CPU */
 constexpr int64_t CUDA_COLUMN_SEGMENTS = 1024;   /* and on CUDA: several blocks for each multiprocessor */
 constexpr int64_t REDUCTION_WORKSPACE = 8 << 20; /* bytes of dev->workspace that reductions use, at most */
+constexpr int64_t PAST_CACHES = 16 << 20; /* bytes: new results of that size go past the CPU's caches */
 
 /* Rows of ELEMENTS_A_ROW that n elements make, and the elements in one of them. */
 static inline int64_t element_rows(int64_t n) {
@@ -76,8 +77,8 @@ template <class F> static void launch_tiles(Device *dev, int64_t items, F f) {
 }
 #endif
 
-/* f(group, row) for every row, in any order. */
-template <class F> static void launch_rows(Device *dev, int64_t rows, F f) {
+/* f(group, row) for every row, in any order. new_bytes: of all that the rows make with produce(). */
+template <class F> static void launch_rows(Device *dev, int64_t rows, F f, int64_t new_bytes = 0) {
   if (rows <= 0) return;
 #ifdef HAS_BLOCKS
   if (dev->kind == DEVICE_CUDA) {
@@ -85,10 +86,15 @@ template <class F> static void launch_rows(Device *dev, int64_t rows, F f) {
     return;
   }
 #endif
-#pragma omp parallel for schedule(static) num_threads(dev->threads) if (rows > 1)
-  for (int64_t row = 0; row < rows; row++) {
-    alignas(64) float scratch[GROUP_SCRATCH];
-    f(Lane{scratch}, row);
+  bool past_caches = new_bytes >= PAST_CACHES;
+#pragma omp parallel num_threads(dev->threads) if (rows > 1)
+  {
+#pragma omp for schedule(static) nowait
+    for (int64_t row = 0; row < rows; row++) {
+      alignas(64) float scratch[GROUP_SCRATCH];
+      f(Lane{scratch, past_caches}, row);
+    }
+    if (past_caches) cpu_end_of_stores_past_caches();
   }
 }
 

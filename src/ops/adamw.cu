@@ -208,9 +208,17 @@ template <class T> struct SquaresOfPieces {
   int64_t n;
 
   template <class G> HD void operator()(G g, int64_t piece) const {
-    int64_t begin = piece * PIECE, count = n - begin < PIECE ? n - begin : PIECE;
-    double sum = g.sum(
-        count, [](float x) { return (double)x * (double)x; }, x + begin);
+    int64_t begin = piece * PIECE, count = n - begin < PIECE ? n - begin : PIECE, part = count / 4 / 8 * 8;
+    const T *a = x + begin, *b = a + part, *c = b + part, *d = c + part;
+    double sum = g.sum(/* of several vectors, which come from memory at the same time */
+                       part,
+                       [](float a, float b, float c, float d) {
+                         return (double)a * (double)a + (double)b * (double)b + (double)c * (double)c +
+                                (double)d * (double)d;
+                       },
+                       a, b, c, d);
+    sum += g.sum(
+        count - 4 * part, [](float x) { return (double)x * (double)x; }, x + begin + 4 * part);
     if (g.first()) sums[piece] = sum;
   }
 };

@@ -12,8 +12,14 @@ template <class T> struct EmbeddingForward {
   int64_t C;
 
   template <class G> HD void operator()(G g, int64_t row) const {
-    g.each(
-        C, [](float &out, float x) { out = x; }, out + row * C, table + (int64_t)tokens[row] * C);
+    const T *from = table + (int64_t)tokens[row] * C;
+    g.produce(
+        C, 1,
+        [=](T *out, int64_t i, int64_t count) {
+          g.each(
+              count, [](float &out, float x) { out = x; }, out, from + i);
+        },
+        out + row * C);
   }
 };
 
@@ -77,7 +83,9 @@ template <class T> struct EmbeddingBackwardOfToken {
 void embedding_forward(Device *dev, DType dt, void *out, const void *table, const int32_t *tokens,
                        int64_t rows, int64_t C) {
   double begin = profile_begin(dev);
-  DISPATCH(dt, T, launch_rows(dev, rows, EmbeddingForward<T>{(T *)out, (const T *)table, tokens, C}));
+  DISPATCH(dt, T,
+           launch_rows(dev, rows, EmbeddingForward<T>{(T *)out, (const T *)table, tokens, C},
+                       rows * C * (int64_t)sizeof(T)));
   profile_end(dev, begin, "embedding", "forward", 0, 2.0 * (double)(rows * C) * (double)dtype_size(dt));
 }
 

@@ -44,17 +44,20 @@ template <class T> struct QkForward {
     int64_t half = p.HS / 2;
     Angles a = row_angles(g, p, row);
     if (!p.q_norm) {
-      T *y = qk + row * ld_qk;
       const T *x = qkv + row * ld_qkv;
       g.sync(); /* of the angles: below they are read by other workers than wrote them */
-      g.each_of_sets(
-          p.NH + p.NKV, half,
-          [](float &y_lo, float &y_hi, float lo, float hi, float c, float s) {
-            y_lo = lo * c - hi * s;
-            y_hi = hi * c + lo * s;
-          },
-          strided(y, p.HS), strided(y + half, p.HS), strided(x, p.HS), strided(x + half, p.HS),
-          strided(a.cos, 0), strided(a.sin, 0));
+      g.produce((p.NH + p.NKV) * p.HS, p.HS,
+                [=](T *y, int64_t i, int64_t count) {
+                  g.each_of_sets(
+                      count / p.HS, half,
+                      [](float &y_lo, float &y_hi, float lo, float hi, float c, float s) {
+                        y_lo = lo * c - hi * s;
+                        y_hi = hi * c + lo * s;
+                      },
+                      strided(y, p.HS), strided(y + half, p.HS), strided(x + i, p.HS),
+                      strided(x + i + half, p.HS), strided(a.cos, 0), strided(a.sin, 0));
+                },
+                qk + row * ld_qk);
       return;
     }
     for (int64_t head = 0; head < p.NH + p.NKV; head++) {
@@ -153,7 +156,9 @@ void qk_prepare_forward(Device *dev, DType dt, void *qk, int64_t ld_qk, const vo
                         const QkPrepare *p, int64_t rows) {
   check_heads(p);
   double begin = profile_begin(dev);
-  DISPATCH(dt, T, launch_rows(dev, rows, QkForward<T>{(T *)qk, (const T *)qkv, ld_qk, ld_qkv, *p}));
+  DISPATCH(dt, T,
+           launch_rows(dev, rows, QkForward<T>{(T *)qk, (const T *)qkv, ld_qk, ld_qkv, *p},
+                       (int64_t)heads_bytes(p, rows, dt)));
   profile_end(dev, begin, "qk_prepare", "forward", 0, 2 * heads_bytes(p, rows, dt));
 }
 

@@ -7,11 +7,8 @@
 #include "device/launch.cuh" // defines: launch_rows, launch_column_sums
 #include "device/profile.h"
 
-template <class G, class T> HD float inverse_rms(G g, const T *x, int64_t n, float eps) {
-  return 1.f / sqrtf(g.sum(
-                         n, [](float x) { return x * x; }, x) /
-                         (float)n +
-                     eps);
+HD float inverse_rms(float sum_of_squares, int64_t n, float eps) {
+  return 1.f / sqrtf(sum_of_squares / (float)n + eps);
 }
 
 template <class T> struct RmsnormForward {
@@ -23,9 +20,16 @@ template <class T> struct RmsnormForward {
 
   template <class G> HD void operator()(G g, int64_t row) const {
     const T *x_row = x + row * n;
-    float r = inverse_rms(g, x_row, n, eps);
-    g.each(
-        n, [=](float &y, float x, float w) { y = x * r * w; }, y + row * n, x_row, w);
+    float r = inverse_rms(g.sum(
+                              n, [](float x) { return x * x; }, x_row),
+                          n, eps);
+    g.produce(
+        n, 1,
+        [=](T *y, int64_t i, int64_t count) {
+          g.each(
+              count, [=](float &y, float x, float w) { y = x * r * w; }, y, x_row + i, w + i);
+        },
+        y + row * n);
   }
 };
 
@@ -42,10 +46,15 @@ template <class T> struct RmsnormBackward {
   template <class G> HD void operator()(G g, int64_t row, float *dw) const {
     const T *dy_row = dy + row * n, *x_row = x + row * n;
     T *dx_row = dx + row * n;
-    float r = inverse_rms(g, x_row, n, eps);
-    float dot = g.sum(
-        n, [](float dy, float x, float w) { return dy * w * x; }, dy_row, x_row, w);
-    float c = dot / (float)n * r * r;
+    float squares, dot;
+    g.two_sums(
+        n,
+        [](float &squares, float &dot, float x, float dy, float w) {
+          squares += x * x;
+          dot += dy * w * x;
+        },
+        &squares, &dot, x_row, dy_row, w);
+    float r = inverse_rms(squares, n, eps), c = dot / (float)n * r * r;
     if (accumulate)
       g.each(
           n,
@@ -68,7 +77,9 @@ template <class T> struct RmsnormBackward {
 void rmsnorm_forward(Device *dev, DType dt, void *y, const void *x, const void *w, int64_t rows, int64_t n,
                      float eps) {
   double begin = profile_begin(dev);
-  DISPATCH(dt, T, launch_rows(dev, rows, RmsnormForward<T>{(T *)y, (const T *)x, (const T *)w, n, eps}));
+  DISPATCH(dt, T,
+           launch_rows(dev, rows, RmsnormForward<T>{(T *)y, (const T *)x, (const T *)w, n, eps},
+                       rows * n * (int64_t)sizeof(T)));
   profile_end(dev, begin, "rmsnorm", "forward", 0, 2.0 * (double)(rows * n) * (double)dtype_size(dt));
 }
 
