@@ -102,11 +102,11 @@ def write_tokens(path, count, most=V):
         f.write(array.array("H", (draw.randrange(most) for _ in range(count))).tobytes())
 
 
-def train(model, tokens, length, steps, threads, *flags):
+def train(model, tokens, length, steps, threads, *flags, environment=None):
     """Runs ./train_llama; its profile, and all that it prints."""
     command = [str(PROGRAM), "--model", model, "--train", tokens, "--seq-len", str(length), "--steps", str(steps),
                "--warmup", "0", "--batch", "1", "--device", "cpu", "--threads", str(threads), "--profile", "--json", *flags]
-    out, _ = run(command)
+    out, _ = run(command, environment)
     return json.loads(out[out.rindex("\n{\n"):]), out
 
 

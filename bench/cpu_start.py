@@ -7,8 +7,10 @@ start: from the start of a process to its end, less its one step, with a tiny mo
 load: the bytes of a folder of weights by that time, everything else of the start included, next to read(2) of the same
 file from the cache. save: the bytes of a saved state by the time that it adds to the run, checksums and its way to the
 disk included, next to a plain copy of the weights that ends on the disk too. threads: the same steps on one thread and on
-all; serial_share is the part of a step on all threads in which one works alone, by Amdahl's law with the speed-up of
-products in place of the number of threads.
+all. alone is the part of a step on all threads in which one thread works by itself, at most: those who wait do it asleep
+in one more run, and what they sleep is what the step's processor time lacks. beside_products is the part that does not
+get faster with the threads as the products do (Amdahl's law with the speed-up of products in place of the number of
+threads): that part, and all that memory's rate limits.
 """
 import os
 import pathlib
@@ -26,12 +28,16 @@ SMALL = bench.ROOT / "test/fixtures/llama2"
 def thread_scaling(result, folder, tokens, length, steps):
     most = bench.threads()
     one, every = (bench.train(folder, tokens, length, steps + 1, n)[0] for n in (1, most))
+    asleep, _ = bench.train(folder, tokens, length, steps + 1, most, environment={"OMP_WAIT_POLICY": "passive"})
     speedup = one["best_step_s"] / every["best_step_s"]
     products = every["roof_flops_per_s"] / one["roof_flops_per_s"]
-    # a step on one thread is serial + parallel, on all of them serial + parallel / their speed-up
-    serial = max(0, (1 / speedup - 1 / products) / (1 - 1 / products)) * speedup if most > 1 else 0
+    alone = beside = 0.0
+    if most > 1:
+        alone = max(0, (most - asleep["step_cpu_s"] / asleep["step_s"]) / (most - 1))
+        # a step on one thread is beside + rest, on all of them beside + rest / their speed-up
+        beside = max(0, (1 / speedup - 1 / products) / (1 - 1 / products)) * speedup
     result.add(what="threads", T=length, threads=most, speedup=round(speedup, 3), products_speedup=round(products, 3),
-               serial_share=round(serial, 4))
+               alone=round(alone, 4), beside_products=round(beside, 4))
 
 
 def around(*command):

@@ -3,6 +3,8 @@
 #ifndef BLAS_H
 #define BLAS_H
 
+#include <stdint.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -20,6 +22,9 @@ void cblas_sgemm(CBLAS_ORDER order, CBLAS_TRANSPOSE transpose_a, CBLAS_TRANSPOSE
 /* Of OpenBLAS only, else NULL: how it was built. */
 enum { OPENBLAS_WITH_OPENMP = 2 };
 __attribute__((weak)) int openblas_get_parallel(void);
+
+/* Of BLIS only, else NULL: the threads of a product, one unless it is told otherwise. */
+__attribute__((weak)) void bli_thread_set_num_threads(int64_t threads);
 
 #ifdef __cplusplus
 }

@@ -9,7 +9,7 @@
 #include <emmintrin.h>
 #endif
 
-#include "device/blas.h" /* defines: openblas_get_parallel */
+#include "device/blas.h" /* defines: openblas_get_parallel, bli_thread_set_num_threads */
 
 /* What the operations need at most, at a time: matrix products keep three fp32 tiles of 4 MiB for bf16
  * operands, reductions keep no more than REDUCTION_WORKSPACE (launch.cuh). Neither grows with the threads or
@@ -41,6 +41,7 @@ void cpu_open(Device *dev) {
   if (openblas_get_parallel && openblas_get_parallel() != OPENBLAS_WITH_OPENMP)
     fprintf(stderr, "# warning: OpenBLAS is not its OpenMP build, which costs up to 3x in speed; install "
                     "libopenblas-openmp-dev and remove libopenblas0-pthread\n");
+  if (bli_thread_set_num_threads) bli_thread_set_num_threads(dev->threads);
   dev->kind = DEVICE_CPU;
   dev->max_chunk_rows = 4096;
   char model[96];
