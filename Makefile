@@ -177,9 +177,10 @@ cudnn-check: $(BUILD)/test_cudnn_plans
 # Blocks of CUDA threads, emulated on the CPU, under the thread sanitizer. It would take what OpenMP's threads do
 # for races, since OpenMP's runtime is not built for it: there is one such thread.
 THREADED := $(addprefix build/cpu-thread/,test_block test_flash test_attention_cached)
+OPERATIONS := $(filter-out %_cuda.c %_cuda.cu,$(wildcard $(foreach room,base device ops,src/$(room)/*.c src/$(room)/*.cu)))
 .PHONY: thread-check
 thread-check:
-	@$(MAKE) --no-print-directory $(PARALLEL) CUDA=0 SANITIZE=thread BUILD=build/cpu-thread $(THREADED)
+	@$(MAKE) --no-print-directory $(PARALLEL) CUDA=0 SANITIZE=thread BUILD=build/cpu-thread SOURCES="$(OPERATIONS)" $(THREADED)
 	@OMP_NUM_THREADS=1 BUILD=build/cpu-thread test/run_tests.sh $(THREADED)
 # Whether the compiler vectorises the loops that have to be, on processors with AVX2 and with AVX-512.
 .PHONY: vector-check
