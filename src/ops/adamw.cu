@@ -20,9 +20,9 @@ struct Factors {
   /* Which products and sums are rounded together is said here, so that all compilers make the same bits: a
    * run updates on the host or on the GPU, and goes on where the other one was. */
   HD void update(float &p, float g, float &m, float &v) const {
-    float scaled = g * grad_scale;
-    m = fmaf(fmaf(g, grad_scale, -m), rest1, m);
-    v = fmaf(v, beta2, scaled * scaled * rest2);
+    g = fmaf(g, grad_scale, 0.f); /* a product that no sum may take in */
+    m = fmaf(g - m, rest1, m);
+    v = fmaf(v, beta2, g * g * rest2);
     p = fmaf(p, keep, -(step_size * m / fmaf(sqrtf(v), inverse_sqrt2, eps)));
   }
 };
