@@ -17,7 +17,7 @@
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
 source test/gpu_common.sh
-readonly limit_s=480 test_limit_s=100 # of everything; of one test's binary
+readonly limit_s=480 test_limit_s=120 # of everything; of one test's binary
 export OMP_WAIT_POLICY=passive
 
 if ! device=$(query name); then
@@ -72,14 +72,13 @@ check() {
   fi
 }
 
-# The tests that compute on a device, and one that runs whole trainings; what is quick and basic comes first,
-# since the rest depends on it.
+# The tests that compute on a device; what is quick and basic comes first, since the rest depends on it.
 names=(device row_ops adamw moments matmul attention flash attention_cudnn attention_cached two_devices)
 for source in test/test_*.cu; do
   name=${source#test/test_} name=${name%.cu}
   [[ " ${names[*]} large " == *" $name "* ]] || names+=("$name")
 done
-names+=(resume large)
+names+=(large)
 
 test_on_gpu() { # NAME
   TEST_DEVICE=cuda BUILD=$build TEST_LIMIT_S=$test_limit_s ours test/run_tests.sh "$build/$1"
@@ -170,6 +169,7 @@ if ((failed == 0)); then
   else
     record "against transformers" skipped 0 "python3 with torch, transformers and safetensors is not here"
   fi
+  check test_resume test_on_gpu test_resume # some eighty runs of the program, each of which opens the GPU
   for tool in memcheck racecheck; do
     for binary in test_device test_row_ops test_adamw test_attention test_two_devices; do
       if command -v compute-sanitizer >/dev/null; then

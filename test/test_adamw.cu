@@ -250,11 +250,11 @@ static void sum_of_squares_is_exact_enough_and_shows_non_finite(void **state) {
     tensor_free(&x);
   }
   /* more pieces than are added up at a time */
-  int64_t n = 256 * 65536 + 12345;
-  Tensor x = tensor_new(DT_FP32, n);
-  fill_constant(dev, on_device(&x), DT_FP32, 0.5f, n);
-  assert_true(sum_of_squares(dev, on_device(&x), DT_FP32, n) == 0.25 * (double)n);
-  tensor_free(&x);
+  int64_t n = 1024 * 65536 + 12345;
+  Mirror *x = mirror_new((size_t)n * sizeof(float));
+  fill_constant(dev, mirror_use(x), DT_FP32, 0.5f, n);
+  assert_true(sum_of_squares(dev, mirror_use(x), DT_FP32, n) == 0.25 * (double)n);
+  mirror_free(x);
 }
 
 /* ---- conversions and initial values ---- */

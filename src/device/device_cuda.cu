@@ -104,7 +104,6 @@ bool cuda_open(Device *dev, Error *e) {
   if (!check_chip(&chip, e)) return false;
   CudaDevice *cuda = (CudaDevice *)calloc(1, sizeof *cuda);
   CHECK(cuda, "out of memory for the device");
-  dev->capability = chip.major * 10 + chip.minor;
   cuda->multiprocessors = chip.multiProcessorCount;
   dev->cuda = cuda;
   snprintf(dev->name, sizeof dev->name, "%.80s, %d multiprocessors, %.1f GB", chip.name,
@@ -114,6 +113,7 @@ bool cuda_open(Device *dev, Error *e) {
     return false;
   }
   dev->kind = DEVICE_CUDA;
+  dev->capability = chip.major * 10 + chip.minor;
   dev->products_version = (int64_t)cuda->blas.GetVersion();
   dev->max_chunk_rows = CUDA_MAX_CHUNK_ROWS;
   return true;

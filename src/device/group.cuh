@@ -156,6 +156,8 @@ HD void fast_sincos(float x, float *sin_x, float *cos_x) {
 constexpr int64_t GROUP_SCRATCH = 512; /* floats of memory that the workers of a group share */
 constexpr int64_t LANE_PIECE = 2048;   /* elements that a Lane sums or makes in one go: floats of two pages */
 
+constexpr float LEAST_FLOAT = -3.402823466e38f; /* where a maximum begins: -inf less that is no NaN */
+
 /* Asks for memory that is about to be read and written: on the CPU, a Lane's work. */
 HD void prefetch(const void *p) {
 #ifdef __CUDA_ARCH__
@@ -304,15 +306,14 @@ struct Lane {
     } else {
       constexpr int64_t PIECES = GROUP_SCRATCH / 2, LEAST = 512;
       int64_t size = n > PIECES * LEAST ? (n + PIECES - 1) / PIECES : LEAST;
-      float *tops = scratch, *sums = scratch + PIECES,
-            m = -3.402823466e38f; /* finite: -inf less m is no NaN */
+      float *tops = scratch, *sums = scratch + PIECES, m = LEAST_FLOAT;
       for (int64_t begin = 0, k = 0; begin < n; begin += size, k++) {
         int64_t count = n - begin < size ? n - begin : size;
         /* the next piece comes from memory while this one is worked on */
         for (int64_t i = 0; i < count; i += 16) prefetch(p + begin + size + i);
         float found = max(
             count, [](float x) { return x; }, (const P *)p + begin);
-        float top = tops[k] = found > -3.402823466e38f ? found : -3.402823466e38f;
+        float top = tops[k] = found > LEAST_FLOAT ? found : LEAST_FLOAT;
         each(
             count, [=](float &x) { x = fast_exp(x - top); }, p + begin);
         sums[k] = sum(
@@ -441,7 +442,7 @@ struct Block {
    * rows with +inf or NaN, end in NaN as they do on the CPU. */
   template <class P>
   __device__ __forceinline__ float max_and_exp_sum(int64_t n, const P *p, float *sum_of_exp) const {
-    float m = -3.402823466e38f, s = 0.f; /* finite, so that -inf less m is no NaN */
+    float m = LEAST_FLOAT, s = 0.f;
     each_at(
         n,
         [&](int64_t, float x) {

@@ -99,13 +99,9 @@ void weights_release(Model *m, int64_t layer) {
 }
 
 bool gradients_ready(Model *m, int64_t unit) {
-  int count;
-  const ParamSpec *specs = params_of_unit(&m->params, unit, &count);
-  double squares = 0;
-  for (int i = 0; i < count; i++)
-    if (specs[i].rows)
-      squares +=
-          sum_of_squares(m->dev, model_gradient(m, unit, &specs[i]), DT_FP32, specs[i].rows * specs[i].cols);
+  /* in one go: between its tensors a unit's gradient is zero */
+  double squares = sum_of_squares(m->dev, arena_get(&m->arena, m->schedule->gradients[unit]), DT_FP32,
+                                  params_unit_elements(&m->params, unit));
   m->gradient_squares += squares;
   if (m->schedule->shape.update == UPDATE_STEP) return true;
   arena_enter(&m->arena, m->schedule->update_of[unit]);

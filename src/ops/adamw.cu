@@ -17,11 +17,13 @@ struct Factors {
   float rest1, beta2, rest2, eps; /* 1 - beta1, beta2, 1 - beta2 */
   float grad_scale;
 
+  /* Which products and sums are rounded together is said here, so that all compilers make the same bits: a
+   * run updates on the host or on the GPU, and goes on where the other one was. */
   HD void update(float &p, float g, float &m, float &v) const {
-    g *= grad_scale;
-    m += (g - m) * rest1;
-    v = v * beta2 + g * g * rest2;
-    p = p * keep - step_size * m / (sqrtf(v) * inverse_sqrt2 + eps);
+    g = fmaf(g, grad_scale, 0.f); /* a product that no sum may take in */
+    m = fmaf(g - m, rest1, m);
+    v = fmaf(v, beta2, g * g * rest2);
+    p = fmaf(p, keep, -(step_size * m / fmaf(sqrtf(v), inverse_sqrt2, eps)));
   }
 };
 
@@ -200,7 +202,7 @@ void adamw_update(Device *dev, const AdamWTensor *t, int count, const AdamW *a) 
 /* ---- sum of squares ---- */
 
 static constexpr int64_t PIECE = 16384; /* elements whose squares one group adds up */
-static constexpr int64_t PIECES = 1024; /* pieces at a time */
+static constexpr int64_t PIECES = 4096; /* pieces at a time: a GPU waits for the host after each */
 
 template <class T> struct SquaresOfPieces {
   double *sums; /* [PIECES] */

@@ -53,7 +53,7 @@ template <int FIRST> HD float dynamic_value(int32_t position, int32_t top) {
 template <int FIRST> HD int32_t dynamic_position(float a, int32_t top, uint32_t random) {
   int32_t i = (a >= 1e-6f) + (a >= 1e-5f) + (a >= 1e-4f) + (a >= 1e-3f) + (a >= 1e-2f) + (a >= 1e-1f);
   float parts = (float)(1 << (i + FIRST));
-  float part = (a / dynamic_decade(i) - 0.1f) * (parts / 0.9f) - 0.5f;
+  float part = fmaf(a / dynamic_decade(i) - 0.1f, parts / 0.9f, -0.5f);
   int32_t low = (int32_t)(parts + part);
   low = low < FIRST ? FIRST : low;
   low = low > top - 1 ? top - 1 : low;

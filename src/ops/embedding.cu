@@ -58,6 +58,24 @@ template <class T> struct EmbeddingBackwardOfToken {
     return false;
   }
 
+  /* sum [C] += d [C]; four columns are read before any is written, so that a thread waits for memory once. */
+  __device__ void add_row(float *sum, const T *d) const {
+    const int columns = 4;
+    for (int64_t c = threadIdx.x; c < C; c += columns * blockDim.x) {
+      float x[columns];
+#pragma unroll
+      for (int k = 0; k < columns; k++) {
+        int64_t at = c + k * blockDim.x;
+        x[k] = at < C ? sum[at] + value(d[at]) : 0.f;
+      }
+#pragma unroll
+      for (int k = 0; k < columns; k++) {
+        int64_t at = c + k * blockDim.x;
+        if (at < C) sum[at] = x[k];
+      }
+    }
+  }
+
   __device__ void operator()(Block g, int64_t row) const {
     int32_t token = tokens[row];
     if (seen_before(row, token)) return;
@@ -70,10 +88,8 @@ template <class T> struct EmbeddingBackwardOfToken {
       if (threadIdx.x % 32 == 0) matches[threadIdx.x / 32] = of_warp;
       if (__syncthreads_or(match))
         for (unsigned w = 0; w < blockDim.x / 32; w++)
-          for (uint32_t left = matches[w]; left; left &= left - 1) {
-            const T *d = dout + (begin + w * 32 + __ffs((int)left) - 1) * C;
-            for (int64_t c = threadIdx.x; c < C; c += blockDim.x) sum[c] += value(d[c]);
-          }
+          for (uint32_t left = matches[w]; left; left &= left - 1)
+            add_row(sum, dout + (begin + w * 32 + __ffs((int)left) - 1) * C);
       g.sync(); /* matches have been read */
     }
   }

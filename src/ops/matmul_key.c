@@ -2,9 +2,10 @@
 
 #include <string.h>
 
-/* The largest power of two, up to 256, that divides the address. */
-static int32_t alignment_of(const void *p) {
-  uintptr_t bits = (uintptr_t)p | 256;
+/* The largest power of two, up to 256, that divides the addresses of all rows: that of the first alone would
+ * make a difference between rows within a matrix and the same rows by themselves. */
+static int32_t alignment_of(const Matrix *m) {
+  uintptr_t bits = (uintptr_t)m->data | (uintptr_t)m->ld * dtype_size(m->dtype) | 256;
   return (int32_t)(bits & -bits);
 }
 
@@ -22,9 +23,9 @@ MatmulKey matmul_key(const Device *dev, Matrix out, Matrix a, bool transpose_a, 
                      .deterministic = dev->deterministic,
                      .transpose_a = transpose_a,
                      .transpose_b = transpose_b,
-                     .align_out = alignment_of(out.data),
-                     .align_a = alignment_of(a.data),
-                     .align_b = alignment_of(b.data)};
+                     .align_out = alignment_of(&out),
+                     .align_a = alignment_of(&a),
+                     .align_b = alignment_of(&b)};
 }
 
 _Static_assert(sizeof(MatmulKey) == 7 * sizeof(int64_t) + 8 * sizeof(int32_t), "a MatmulKey has gaps");

@@ -15,7 +15,7 @@ typedef struct MatmulKey {
   int64_t workspace_bytes;
   DType in, out;
   int32_t transpose_a, transpose_b;
-  int32_t align_out, align_a, align_b; /* of the addresses: a power of two, at most 256 */
+  int32_t align_out, align_a, align_b; /* of the rows: a power of two, at most 256 */
   int32_t deterministic;               /* of the device; also, keys are compared as bytes: no gaps */
 } MatmulKey;
 
