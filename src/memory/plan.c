@@ -98,7 +98,11 @@ void plan_live(Plan *p, BufferId id, int first, int last) {
   if (id == NO_BUFFER) return;
   CHECK(0 <= first && first <= last && last < p->moment_count, "%s lives from moment %d to %d",
         p->buffers[id].name, first, last);
-  for (int m = first; m <= last; m++) p->buffers[id].live[m / 64] |= UINT64_C(1) << (m % 64);
+  for (int w = first / 64; w <= last / 64; w++) {
+    uint64_t from = w == first / 64 ? UINT64_MAX << first % 64 : UINT64_MAX;
+    uint64_t to = w == last / 64 ? UINT64_MAX >> (63 - last % 64) : UINT64_MAX;
+    p->buffers[id].live[w] |= from & to;
+  }
 }
 
 void plan_live_always(Plan *p, BufferId id) {
