@@ -153,17 +153,15 @@ static void given_flags_stay(void **state) {
 }
 
 /* Where the machine's memory is the device's, both plans together have to fit, and nothing is moved from one
- * to the other; what nobody chose comes first. */
+ * to the other. */
 static void one_memory(void **state) {
   (void)state;
   Case k;
-  PlannedRun best, defaults;
+  PlannedRun best;
   case_open(&k, "llama3.2-1b", "h200", DT_BF16);
-  k.target.one_memory = k.target.defaults_first = true;
+  k.target.one_memory = true;
   k.target.host_bytes = 1000000000000;
-  assert_true(planner_fastest(&defaults, &k.target, &k.shape));
-  assert_int_equal(defaults.shape.recompute, RECOMPUTE_LAYER);
-  assert_int_equal(defaults.device_bytes, planner_plan(&k.target, &k.shape).device_bytes);
+  PlannedRun defaults = planner_plan(&k.target, &k.shape);
   k.target.device_bytes = defaults.device_bytes + defaults.host_bytes;
   assert_int_equal(planner_missing(&k.target, &defaults), 0);
   k.target.device_bytes--;
@@ -171,6 +169,39 @@ static void one_memory(void **state) {
   assert_true(planner_fastest(&best, &k.target, &k.shape));
   assert_true(best.device_bytes + best.host_bytes <= k.target.device_bytes);
   assert_int_equal(best.shape.offload, 0);
+  case_close(&k);
+}
+
+/* What is faster takes no more than its part of what the defaults leave; where they do not fit, there is
+ * nothing to spare. */
+static void a_part_is_for_speed(void **state) {
+  (void)state;
+  Case k;
+  PlannedRun best, lean;
+  case_open(&k, "llama3.2-1b", "h200", DT_BF16);
+  k.target.one_memory = true;
+  PlannedRun defaults = planner_plan(&k.target, &k.shape);
+  RunShape none = k.shape;
+  none.recompute = RECOMPUTE_NONE;
+  PlannedRun fastest = planner_plan(&k.target, &none);
+  int64_t least = defaults.device_bytes + defaults.host_bytes, most = fastest.device_bytes + fastest.host_bytes;
+  k.target.part_for_speed = 2;
+  for (int less = 0; less < 2; less++) {
+    k.target.device_bytes = least + 2 * (most - least) - 2 * less;
+    assert_true(planner_fastest(&best, &k.target, &k.shape));
+    assert_int_equal(best.shape.recompute == RECOMPUTE_NONE, !less);
+    assert_true(best.seconds < defaults.seconds);
+    assert_true(best.device_bytes + best.host_bytes <= most - less);
+  }
+  k.target.device_bytes = least;
+  assert_true(planner_fastest(&best, &k.target, &k.shape));
+  assert_true(best.seconds <= defaults.seconds);
+  for (int part = 0; part < 3; part += 2) { /* then every byte counts, whatever the part is */
+    k.target.part_for_speed = part;
+    k.target.device_bytes = least * 9 / 10;
+    assert_true(planner_fastest(part ? &best : &lean, &k.target, &k.shape));
+  }
+  assert_int_equal(best.device_bytes, lean.device_bytes);
   case_close(&k);
 }
 
@@ -367,6 +398,7 @@ int main(void) {
       cmocka_unit_test(cards_by_name_and_size),
       cmocka_unit_test(packed_runs_go_without_cudnn),
       cmocka_unit_test(one_memory),
+      cmocka_unit_test(a_part_is_for_speed),
       cmocka_unit_test(as_few_groups_as_fit),
       cmocka_unit_test(parts_of_the_attention_are_kept),
       cmocka_unit_test(flags_that_suit_the_model),

@@ -220,8 +220,13 @@ PlannedRun planner_plan(const PlanTarget *t, const RunShape *shape) {
   return run;
 }
 
+/* Of what device_bytes of the target bounds. */
+static int64_t taken_bytes(const PlanTarget *t, const PlannedRun *run) {
+  return run->device_bytes + (t->one_memory ? run->host_bytes : 0);
+}
+
 int64_t planner_missing(const PlanTarget *t, const PlannedRun *run) {
-  int64_t device = run->device_bytes + (t->one_memory ? run->host_bytes : 0) - t->device_bytes;
+  int64_t device = taken_bytes(t, run) - t->device_bytes;
   int64_t host = t->host_bytes ? run->host_bytes - t->host_bytes : 0;
   return (device > 0 ? device : 0) + (host > 0 ? host : 0);
 }
@@ -254,15 +259,22 @@ static bool try_speed(const RunShape *shape, void *context) {
   return true;
 }
 
-bool planner_fastest(PlannedRun *best, const PlanTarget *t, const RunShape *shape) {
-  Search s = {.t = t, .best = best};
-  *best = (PlannedRun){0};
+/* The target with no more bytes than a run of that shape may take; see part_for_speed. */
+static PlanTarget sparing(const PlanTarget *t, const RunShape *shape) {
+  PlanTarget bounded = *t;
   RunShape defaults = schedule_defaults(shape);
-  if (t->defaults_first && is_sensible(&defaults)) {
-    *best = planner_plan(t, shape);
-    if (planner_missing(t, best) == 0) return true;
-  }
-  visit_shapes(t, shape, try_speed, &s);
+  if (t->part_for_speed == 0 || !is_sensible(&defaults)) return bounded;
+  PlannedRun run = planner_plan(t, &defaults);
+  int64_t left = t->device_bytes - taken_bytes(t, &run);
+  if (planner_missing(t, &run) == 0) bounded.device_bytes -= left - left / t->part_for_speed;
+  return bounded;
+}
+
+bool planner_fastest(PlannedRun *best, const PlanTarget *t, const RunShape *shape) {
+  PlanTarget bounded = sparing(t, shape);
+  Search s = {.t = &bounded, .best = best};
+  *best = (PlannedRun){0};
+  visit_shapes(&bounded, shape, try_speed, &s);
   return s.found;
 }
 
