@@ -30,6 +30,7 @@ static void case_open(Case *k, const char *model, const char *card, DType moment
                            .dev = &k->dev,
                            .device_bytes = k->card.bytes - CARD_OVERHEAD,
                            .flops = k->card.flops,
+                           .memory = k->card.memory,
                            .link = k->card.link,
                            .threads = CARD_HOST_THREADS};
   k->shape = (RunShape){.A = 1,
@@ -290,6 +291,44 @@ static void the_cpu_updates_where_it_is_faster(void **state) {
   }
 }
 
+/* Where the layers' weights are on the host as well, hardly any have to move for the CPU's update, and all of
+ * them for the device's. */
+static void weights_on_the_host_are_updated_there(void **state) {
+  (void)state;
+  Case k;
+  case_open(&k, "llama3-8b", "h100", DT_FP32);
+  k.shape = schedule_defaults(&k.shape);
+  k.shape.update = UPDATE_STEP;
+  k.shape.offload = OFFLOAD_OPTIMIZER | OFFLOAD_GRADIENTS;
+  k.target.threads = 1000;
+  double seconds[2][2]; /* weights on the device, on the host; streamed, by the CPU */
+  for (int on_host = 0; on_host < 2; on_host++, k.shape.offload |= OFFLOAD_WEIGHTS)
+    for (int by_cpu = 0; by_cpu < 2; by_cpu++) {
+      k.shape.host_update = by_cpu ? HOST_UPDATE_CPU : HOST_UPDATE_STREAM;
+      seconds[on_host][by_cpu] = planner_seconds(&k.target, &k.shape);
+    }
+  assert_true(seconds[1][0] > seconds[0][0]);
+  assert_true(seconds[1][1] < seconds[0][1]);
+  case_close(&k);
+}
+
+/* Beyond the length where all heads fit together, attention is kept on the host. */
+static void groups_keep_their_attention_on_the_host(void **state) {
+  (void)state;
+  Case k;
+  PlannedRun best, again;
+  case_open(&k, "llama3-8b", "h100", DT_BF16);
+  k.target.host_bytes = 512000000000;
+  k.shape.T = 1000000;
+  assert_true(planner_fastest(&best, &k.target, &k.shape));
+  assert_true(best.shape.attn_groups > 1 && best.shape.keep_attention != 0);
+  assert_true(best.shape.offload & OFFLOAD_ATTENTION);
+  k.shape.keep_attention = 0;
+  assert_true(planner_fastest(&again, &k.target, &k.shape));
+  assert_true(best.seconds < 0.85 * again.seconds);
+  case_close(&k);
+}
+
 static void flags_that_suit_the_model(void **state) {
   (void)state;
   Case k;
@@ -330,6 +369,14 @@ static void costs_are_ordered(void **state) {
                 planner_seconds(&k.target, &segments)};
   for (int i = 0; i + 1 < 5; i++) assert_true(t[i] < t[i + 1]);
   assert_true(t[3] < planner_seconds(&k.target, &moved));
+  RunShape grouped = k.shape, chunked = k.shape, head_chunked = k.shape, evaluated = k.shape;
+  grouped.attn_groups = 2;
+  chunked.mlp_chunk = head_chunked.head_chunk = 1024;
+  evaluated.training = false;
+  assert_true(t[3] < planner_seconds(&k.target, &grouped));
+  assert_true(t[3] < planner_seconds(&k.target, &chunked));
+  assert_true(t[3] < planner_seconds(&k.target, &head_chunked));
+  assert_true(t[0] > 2.9 * planner_seconds(&k.target, &evaluated));
   /* 6 operations a parameter and token in the products, and 12 T C a token and layer, halved, in the
    * attention */
   double parameters = 8.03e9 - 128256.0 * 4096, tokens = 32768;
@@ -401,6 +448,8 @@ int main(void) {
       cmocka_unit_test(a_part_is_for_speed),
       cmocka_unit_test(as_few_groups_as_fit),
       cmocka_unit_test(parts_of_the_attention_are_kept),
+      cmocka_unit_test(weights_on_the_host_are_updated_there),
+      cmocka_unit_test(groups_keep_their_attention_on_the_host),
       cmocka_unit_test(flags_that_suit_the_model),
       cmocka_unit_test(the_cpu_updates_where_it_is_faster),
       cmocka_unit_test(the_same_bits_take_another_attention),

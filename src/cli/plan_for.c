@@ -23,6 +23,7 @@ static void target_of_card(PlanFor *p, const Options *o, const Config *c) {
                            .device_bytes = p->card.bytes - CARD_OVERHEAD,
                            .host_bytes = o->host_memory,
                            .flops = p->card.flops,
+                           .memory = p->card.memory,
                            .link = p->card.link,
                            .threads = CARD_HOST_THREADS};
 }
@@ -59,6 +60,7 @@ void plan_for_open(PlanFor *p, const Options *o, const Config *c, const Device *
                            .one_memory = cpu && !said,
                            .part_for_speed = cpu && !said ? HOST_PART_FOR_SPEED : 0,
                            .flops = p->card.flops,
+                           .memory = p->card.memory,
                            .link = p->card.link,
                            .threads = dev->threads};
   if (p->target.one_memory) p->target.host_bytes = o->host_memory;

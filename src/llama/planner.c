@@ -10,6 +10,7 @@ static const double matmul_rate = 0.75, attention_forward_rate = 0.6, attention_
 /* Seconds of one layer's parts over all rows of a micro-batch, and the bytes that may stream. */
 typedef struct LayerCost {
   double projections, mlp, attention; /* forward */
+  double grouping;                    /* of one pass through the attention in groups of heads */
   double input_bytes, attention_bytes, weight_bytes;
 } LayerCost;
 
@@ -25,14 +26,23 @@ static LayerCost cost_of_layer(const PlanTarget *t, const RunShape *r, int64_t l
   double rows = (double)(r->B * r->T), e = (double)dtype_size(r->dtype);
   double q = (double)(c->NH * c->HS), kv = (double)(c->NKV * c->HS), C = (double)c->C, FF = (double)c->FF;
   double attention = 4 * (double)r->B * pairs(r->T, c->layers[l].window) * q;
+  /* each group but the first norms the input and reads it for its product again; o is put together */
+  double groups = (double)r->attn_groups, regrouped = groups > 1 ? 3 * (groups - 1) * C + 2 * q : 0;
   return (LayerCost){
       .projections = 2 * rows * C * (2 * q + 2 * kv) / (t->flops * matmul_rate),
       .mlp = 6 * rows * C * FF / (t->flops * matmul_rate),
       .attention = attention / (t->flops * attention_forward_rate),
+      .grouping = rows * regrouped * e / t->memory,
       .input_bytes = rows * C * e,
       .attention_bytes = rows * q * e,
       .weight_bytes = (C * (2 * q + 2 * kv) + 3 * C * FF) * e,
   };
+}
+
+/* The chunks after the first read and write the fp32 gradient of so many weights once more each. */
+static double chunks_seconds(const PlanTarget *t, const RunShape *r, int64_t chunk, double weights) {
+  int64_t rows = r->B * r->T, more = chunk > 0 ? (rows - 1) / chunk : 0;
+  return (double)more * weights * 2 * (double)dtype_size(DT_FP32) / t->memory;
 }
 
 /* Copies of `bytes` beside a computation: what of them it does not hide. */
@@ -40,27 +50,30 @@ static double not_hidden(const PlanTarget *t, double bytes, double seconds) {
   return fmax(0, bytes / t->link - seconds);
 }
 
-/* Forward and backward of layer l, with what is computed again. */
+/* Forward and, in training, backward of layer l, with what is computed again. */
 static double layer_seconds(const PlanTarget *t, const RunShape *r, int64_t l) {
   LayerCost k = cost_of_layer(t, r, l);
   const Config *c = t->config;
-  double forward = k.projections + k.mlp + k.attention;
+  double attention_forward = k.attention + k.grouping, forward = k.projections + k.mlp + attention_forward;
   double attention_backward = 2.5 * k.attention * attention_forward_rate / attention_backward_rate;
-  double backward = 2 * (k.projections + k.mlp) + attention_backward, again = 0;
+  double backward = 2 * (k.projections + k.mlp) + attention_backward + k.grouping, again = 0;
+  double fetched = r->offload & OFFLOAD_WEIGHTS ? k.weight_bytes : 0;
+  if (!r->training) return forward + not_hidden(t, fetched, forward);
+  backward += chunks_seconds(t, r, r->mlp_chunk, 3 * (double)(c->C * c->FF));
   bool kept = r->keep_attention == KEEP_ALL || l >= c->L - r->keep_attention;
   if (r->recompute != RECOMPUTE_NONE) again += k.mlp * 2 / 3; /* gate and up */
-  if (r->recompute == RECOMPUTE_LAYER) again += k.projections + (kept ? 0 : k.attention);
+  if (r->recompute == RECOMPUTE_LAYER) again += k.projections + (kept ? 0 : attention_forward);
   bool first_of_segment = l % r->checkpoint_every == 0;
   bool last_of_segment = l == c->L - 1 || (l + 1) % r->checkpoint_every == 0;
   if (r->recompute == RECOMPUTE_LAYER &&
       !last_of_segment) /* the run from the segment's input to the next layer */
-    again += k.mlp + (kept ? k.projections / 2 : k.projections + k.attention);
+    again += k.mlp + (kept ? k.projections / 2 : k.projections + attention_forward);
   double out = 0, in = 0;
   if ((r->offload & OFFLOAD_CHECKPOINTS) && first_of_segment) out += k.input_bytes;
   if ((r->offload & OFFLOAD_ATTENTION) && kept) out += k.attention_bytes;
   in = out;
-  if (r->offload & OFFLOAD_WEIGHTS) out += k.weight_bytes, in += k.weight_bytes;
-  return forward + backward + again + not_hidden(t, out, forward) + not_hidden(t, in, backward + again);
+  return forward + backward + again + not_hidden(t, out + fetched, forward) +
+         not_hidden(t, in + fetched, backward + again);
 }
 
 /* Seconds that one thread of a CPU takes for the update of a parameter, measured on one of 2023: random
@@ -72,15 +85,18 @@ static double cpu_update_seconds(const RunShape *r) {
 }
 
 /* Of the update and the gathering of gradients: what moves over the link, and what the CPU computes
- * meanwhile.
- */
+ * meanwhile. Each micro-batch but the first fetches the sum of gradients so far; weights move when they are
+ * not where the update is. */
 static double update_seconds(const PlanTarget *t, const RunShape *r) {
-  double n = (double)config_parameters(t->config), bytes = 0;
-  if (r->offload & OFFLOAD_GRADIENTS) bytes += n * 4 * (double)r->A;
+  const Config *c = t->config;
+  double n = (double)config_parameters(c), e = (double)dtype_size(r->dtype), bytes = 0;
+  double on_host = r->offload & OFFLOAD_WEIGHTS ? n - (double)((c->tied ? 1 : 2) * c->C * c->V) : 0;
+  if (r->offload & OFFLOAD_GRADIENTS) bytes += n * 4 * (2 * (double)r->A - 1);
   if (schedule_updates_on_host(r)) {
-    double weights = 2 * n * (double)dtype_size(r->dtype);
+    double weights = 2 * (n - on_host) * e;
     return bytes / t->link + fmax(weights / t->link, n * cpu_update_seconds(r) / t->threads);
   }
+  bytes += 2 * on_host * e;
   if (r->offload & OFFLOAD_GRADIENTS) bytes += n * 4;
   if (r->offload & OFFLOAD_OPTIMIZER)
     bytes += 2 * n * (2 * (double)dtype_size(r->moments) + (r->master ? 4 : 0));
@@ -91,7 +107,9 @@ double planner_seconds(const PlanTarget *t, const RunShape *shape) {
   const Config *c = t->config;
   double rows = (double)(shape->B * shape->T), micro_batch = 0;
   for (int64_t l = 0; l < c->L; l++) micro_batch += layer_seconds(t, shape, l);
-  micro_batch += 3 * 2 * rows * (double)c->C * (double)c->V / (t->flops * matmul_rate);
+  double head = 2 * rows * (double)c->C * (double)c->V / (t->flops * matmul_rate);
+  if (!shape->training) return (double)shape->A * (micro_batch + head);
+  micro_batch += 3 * head + chunks_seconds(t, shape, shape->head_chunk, (double)(c->C * c->V));
   return (double)shape->A * micro_batch + update_seconds(t, shape);
 }
 
@@ -201,10 +219,7 @@ static void visit_shapes(const PlanTarget *t, const RunShape *shape, VisitShape 
             r.attn_groups = x.groups[g];
             r.offload = useful_offload(shape, &r, x.offload[o]);
             if (shape->host_update == HOST_UPDATE_AUTO) r.host_update = faster_update(t, &r);
-            /* where there is room to keep attention, groups are not needed */
-            bool both = shape->keep_attention == KEEP_AUTO && shape->attn_groups == GROUPS_AUTO &&
-                        r.keep_attention != 0 && r.attn_groups > 1;
-            if (!both && is_sensible(&r)) go_on = visit(&r, context);
+            if (is_sensible(&r)) go_on = visit(&r, context);
           }
 }
 
@@ -246,6 +261,7 @@ typedef struct Search {
   int64_t longest; /* planner_longest: in steps */
 } Search;
 
+/* Chunks that are automatic are known, and cost what they do, once a run is planned. */
 static bool try_speed(const RunShape *shape, void *context) {
   Search *s = context;
   if (s->found && planner_seconds(s->t, shape) >= s->best->seconds) return true;
@@ -254,8 +270,11 @@ static bool try_speed(const RunShape *shape, void *context) {
   if (missing > 0 && !first && (s->found || missing >= planner_missing(s->t, s->best))) return true;
   PlannedRun run = planner_plan(s->t, shape);
   missing = planner_missing(s->t, &run);
-  if (missing == 0 || first || (!s->found && missing < planner_missing(s->t, s->best))) *s->best = run;
-  s->found |= missing == 0;
+  bool fits = missing == 0;
+  bool better = s->found ? fits && run.seconds < s->best->seconds
+                         : fits || missing < planner_missing(s->t, s->best);
+  if (first || better) *s->best = run;
+  s->found |= fits;
   return true;
 }
 
