@@ -1,5 +1,6 @@
 #include "memory/plan.h"
 
+#include <ctype.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -227,6 +228,41 @@ const char *bytes_text(char buf[32], int64_t bytes) {
   return buf;
 }
 
+/* Characters of a moment's name without the layer's number. */
+static int phase_length(const char *name) {
+  size_t n = strlen(name);
+  while (n > 0 && isdigit((unsigned char)name[n - 1])) n--;
+  while (n > 0 && name[n - 1] == ' ') n--;
+  return (int)n;
+}
+
+static bool same_phase(const char *a, const char *b) {
+  return phase_length(a) == phase_length(b) && strncmp(a, b, (size_t)phase_length(a)) == 0;
+}
+
+static int64_t live_at(const Plan *p, PlanSpace space, int moment) {
+  int64_t sum = 0;
+  for (int c = 0; c < CAT_COUNT; c++) sum += plan_live_bytes(p, space, (PlanCategory)c, moment);
+  return sum;
+}
+
+/* The most that lives at the moments of a phase, which are those of all layers. */
+static void print_phases(FILE *f, const Plan *p, PlanSpace space) {
+  char text[32];
+  for (int m = 0; m < p->moment_count; m++) {
+    const char *name = p->moments[m];
+    int before = 0;
+    while (before < m && !same_phase(p->moments[before], name)) before++;
+    if (before < m) continue;
+    int64_t most = 0;
+    for (int i = m; i < p->moment_count; i++) {
+      int64_t bytes = same_phase(p->moments[i], name) ? live_at(p, space, i) : 0;
+      if (bytes > most) most = bytes;
+    }
+    fprintf(f, "#   %-18.*s %10s\n", phase_length(name), name, bytes_text(text, most));
+  }
+}
+
 void plan_print(FILE *f, const Plan *p) {
   char a[32], b[32];
   for (int s = 0; s < SPACE_COUNT; s++) {
@@ -245,6 +281,9 @@ void plan_print(FILE *f, const Plan *p) {
         fprintf(f, "#   %-18s %10s at the peak, %10s at most\n", category_names[c], bytes_text(a, at_peak),
                 bytes_text(b, most));
     }
+    if (s != SPACE_DEVICE) continue;
+    fprintf(f, "# by moment, the most of all layers:\n");
+    print_phases(f, p, SPACE_DEVICE);
   }
 }
 
