@@ -12,7 +12,8 @@
 
 #include "test/program.h"
 
-/* All rows are one chunk, whatever else is chosen: so all runs have the same bits, but for groups of heads. */
+/* All rows are one chunk, whatever else is chosen: so all runs have the same bits, but for groups of heads.
+ */
 #define TINY                                                                                                 \
   "--steps 2 --warmup 1 --seq-len 128 --batch 4 --threads 1 --eval-every 0 --eval-batches 1 --temperature "  \
   "0 "
@@ -141,8 +142,8 @@ static void groups_are_those_that_could_be_given(void **state) {
   free(given);
 }
 
-/* On the CPU, too, nothing is computed again where there is room to spare, and nothing is moved from memory to
- * memory. */
+/* On the CPU, too, nothing is computed again where there is room to spare, and nothing is moved from memory
+ * to memory. */
 static void ample_memory_is_used_for_speed(void **state) {
   (void)state;
   cJSON *fit = fit_of("");

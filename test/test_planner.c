@@ -97,18 +97,33 @@ static void promised_lengths(void **state) {
   }
 }
 
-/* One step more fits with none of the flags. */
+/* No step more fits with any of the flags, though bytes do not grow with every step: in the later rows, the
+ * longest lies beyond lengths that do not fit. */
 static void nothing_longer_fits(void **state) {
   (void)state;
-  Case k;
-  PlannedRun best, longer;
-  case_open(&k, "llama3.2-1b", "rtx4070", DT_U8);
-  assert_true(planner_longest(&best, &k.target, &k.shape));
-  assert_int_equal(best.shape.T % LENGTH_STEP, 0);
-  k.shape.T = best.shape.T + LENGTH_STEP;
-  assert_false(planner_fastest(&longer, &k.target, &k.shape));
-  assert_true(longer.device_bytes > k.target.device_bytes);
-  case_close(&k);
+  static const struct {
+    const char *model, *card;
+    DType moments;
+    int64_t every;
+  } rows[] = {{"llama3.2-1b", "rtx4070", DT_U8, EVERY_AUTO},
+              {"llama3.2-1b", "12G", DT_BF16, 1},
+              {"llama3.2-3b", "24G", DT_BF16, 1}};
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    Case k;
+    PlannedRun best, longer;
+    case_open(&k, rows[i].model, rows[i].card, rows[i].moments);
+    k.shape.checkpoint_every = rows[i].every;
+    assert_true(planner_longest(&best, &k.target, &k.shape));
+    assert_int_equal(best.shape.T % LENGTH_STEP, 0);
+    for (int64_t steps = 1; steps <= 8; steps++) {
+      k.shape.T = best.shape.T + steps * LENGTH_STEP;
+      if (planner_fastest(&longer, &k.target, &k.shape))
+        fail_msg("row %zu: %lld is not the longest, %lld fits", i, (long long)best.shape.T,
+                 (long long)k.shape.T);
+      assert_true(longer.device_bytes > k.target.device_bytes);
+    }
+    case_close(&k);
+  }
 }
 
 /* With room to spare nothing is computed again; as it gets scarce, the chosen run gets slower, never larger
@@ -185,7 +200,8 @@ static void a_part_is_for_speed(void **state) {
   RunShape none = k.shape;
   none.recompute = RECOMPUTE_NONE;
   PlannedRun fastest = planner_plan(&k.target, &none);
-  int64_t least = defaults.device_bytes + defaults.host_bytes, most = fastest.device_bytes + fastest.host_bytes;
+  int64_t least = defaults.device_bytes + defaults.host_bytes,
+          most = fastest.device_bytes + fastest.host_bytes;
   k.target.part_for_speed = 2;
   for (int less = 0; less < 2; less++) {
     k.target.device_bytes = least + 2 * (most - least) - 2 * less;

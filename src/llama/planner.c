@@ -271,8 +271,8 @@ static bool try_speed(const RunShape *shape, void *context) {
   PlannedRun run = planner_plan(s->t, shape);
   missing = planner_missing(s->t, &run);
   bool fits = missing == 0;
-  bool better = s->found ? fits && run.seconds < s->best->seconds
-                         : fits || missing < planner_missing(s->t, s->best);
+  bool better =
+      s->found ? fits && run.seconds < s->best->seconds : fits || missing < planner_missing(s->t, s->best);
   if (first || better) *s->best = run;
   s->found |= fits;
   return true;
@@ -297,28 +297,49 @@ bool planner_fastest(PlannedRun *best, const PlanTarget *t, const RunShape *shap
   return s.found;
 }
 
-static bool fits_at(const PlanTarget *t, const RunShape *shape, int64_t steps) {
+static RunShape at_length(const RunShape *shape, int64_t steps) {
   RunShape r = *shape;
   r.T = steps * LENGTH_STEP;
-  if (missing_at_least(t, &r) > 0) return false;
+  return r;
+}
+
+/* Where this is false, nothing longer fits either. */
+static bool may_fit_at(const PlanTarget *t, const RunShape *shape, int64_t steps) {
+  RunShape r = at_length(shape, steps);
+  return missing_at_least(t, &r) == 0;
+}
+
+static bool fits_at(const PlanTarget *t, const RunShape *shape, int64_t steps) {
+  if (!may_fit_at(t, shape, steps)) return false;
+  RunShape r = at_length(shape, steps);
   PlannedRun run = planner_plan(t, &r);
   return planner_missing(t, &run) == 0;
 }
 
-/* Lengthens what was found so far, by this shape. */
-static bool try_length(const RunShape *shape, void *context) {
-  Search *s = context;
-  if (!fits_at(s->t, shape, s->longest + 1)) return true;
-  int64_t low = s->longest + 1, high = low, most = ((int64_t)1 << 32) / LENGTH_STEP / shape->B;
-  while (high < most && fits_at(s->t, shape, high)) low = high, high *= 2;
+/* The longest that fits, by bisection from one that does. */
+static int64_t bisect_length(const PlanTarget *t, const RunShape *shape, int64_t low) {
+  int64_t high = low, most = ((int64_t)1 << 32) / LENGTH_STEP / shape->B;
+  while (high < most && fits_at(t, shape, high)) low = high, high *= 2;
   while (low + 1 < high) {
     int64_t middle = low + (high - low) / 2;
-    if (fits_at(s->t, shape, middle))
+    if (fits_at(t, shape, middle))
       low = middle;
     else
       high = middle;
   }
-  s->longest = low;
+  return low;
+}
+
+/* Lengthens what was found so far, by this shape. Where automatic chunks become one more, and smaller, a
+ * longer sequence takes fewer bytes: so the rows of a chunk are looked at beyond what does not fit. */
+static bool try_length(const RunShape *shape, void *context) {
+  Search *s = context;
+  const PlanTarget *t = s->t;
+  int64_t chunk = t->dev->max_chunk_rows / LENGTH_STEP / shape->B + 1, longest = s->longest;
+  if (fits_at(t, shape, longest + 1)) longest = bisect_length(t, shape, longest + 1);
+  for (int64_t i = longest + 1; i <= longest + chunk && may_fit_at(t, shape, i); i++)
+    if (fits_at(t, shape, i)) longest = i;
+  s->longest = longest;
   return true;
 }
 

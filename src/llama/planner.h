@@ -17,10 +17,10 @@ typedef struct PlanTarget {
   int64_t device_bytes; /* to be kept to */
   int64_t host_bytes;   /* the same; 0 = no bound, but offloading is not chosen */
   bool one_memory;      /* the host's is the device's: both together are kept to device_bytes */
-  int part_for_speed;   /* where schedule_defaults fit, one part in so many of the bytes that they leave is all
-                           that may be taken for more speed; 0 = every byte */
+  int part_for_speed; /* where schedule_defaults fit, one part in so many of the bytes that they leave is all
+                         that may be taken for more speed; 0 = every byte */
   double flops, memory, link; /* of the device: a second; see Card */
-  int threads;          /* of the host, that can compute an update */
+  int threads;                /* of the host, that can compute an update */
 } PlanTarget;
 
 /* A run that was planned. */
