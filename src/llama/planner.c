@@ -309,11 +309,14 @@ static bool may_fit_at(const PlanTarget *t, const RunShape *shape, int64_t steps
   return missing_at_least(t, &r) == 0;
 }
 
-static bool fits_at(const PlanTarget *t, const RunShape *shape, int64_t steps) {
-  if (!may_fit_at(t, shape, steps)) return false;
+static bool plan_fits_at(const PlanTarget *t, const RunShape *shape, int64_t steps) {
   RunShape r = at_length(shape, steps);
   PlannedRun run = planner_plan(t, &r);
   return planner_missing(t, &run) == 0;
+}
+
+static bool fits_at(const PlanTarget *t, const RunShape *shape, int64_t steps) {
+  return may_fit_at(t, shape, steps) && plan_fits_at(t, shape, steps);
 }
 
 /* The longest that fits, by bisection from one that does. */
@@ -338,7 +341,7 @@ static bool try_length(const RunShape *shape, void *context) {
   int64_t chunk = t->dev->max_chunk_rows / LENGTH_STEP / shape->B + 1, longest = s->longest;
   if (fits_at(t, shape, longest + 1)) longest = bisect_length(t, shape, longest + 1);
   for (int64_t i = longest + 1; i <= longest + chunk && may_fit_at(t, shape, i); i++)
-    if (fits_at(t, shape, i)) longest = i;
+    if (plan_fits_at(t, shape, i)) longest = i;
   s->longest = longest;
   return true;
 }
