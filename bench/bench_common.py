@@ -102,8 +102,16 @@ def write_tokens(path, count, most=V):
         f.write(array.array("H", (draw.randrange(most) for _ in range(count))).tobytes())
 
 
+# What gradient checkpointing is elsewhere: a layer's input is kept and no more. A run by itself keeps as much as there is
+# room for.
+CHECKPOINTING = ["--recompute", "layer", "--keep-attention", "0", "--checkpoint-every", "1", "--attn-groups", "1",
+                 "--offload", "none"]
+
+
 def train(model, tokens, length, steps, threads, *flags, environment=None):
-    """Runs ./train_llama; its profile, and all that it prints."""
+    """Runs ./train_llama, with checkpointing unless the flags say otherwise; its profile, and all that it prints."""
+    if "--recompute" not in flags:
+        flags = (*CHECKPOINTING, *flags)
     command = [str(PROGRAM), "--model", model, "--train", tokens, "--seq-len", str(length), "--steps", str(steps),
                "--warmup", "0", "--batch", "1", "--device", "cpu", "--threads", str(threads), "--profile", "--json", *flags]
     out, _ = run(command, environment)

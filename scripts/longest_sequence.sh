@@ -5,11 +5,19 @@
 #
 #   scripts/longest_sequence.sh [CARD [HOST_MEMORY]]        80G and 512G without them; see ./train_llama --help plan-device
 set -u -o pipefail
+
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "$0")/common.sh"
+
+if [[ ${1-} == --help ]]; then
+  print_usage
+  exit 0
+fi
 cd "$(dirname "$0")/.." || exit 1
 card=${1:-80G} host=${2:-512G} program=${TRAIN_LLAMA:-./train_llama}
 models=(llama3-8b llama2-7b mistral-7b qwen2-7b llama3.2-3b llama3.2-1b)
 
-# longest MODEL FLAGS...: thousands of tokens, rounded down, and the flags that get there
+# longest MODEL FLAGS...: thousands of tokens, rounded down
 longest() {
   local model=$1 plan
   shift
@@ -22,8 +30,7 @@ longest() {
 }
 
 if [[ ! -x $program ]]; then
-  echo "longest_sequence.sh: found no $program, expected the program: run make first." >&2
-  exit 2
+  fail "found no $program, expected the program: run make first."
 fi
 "$program" --max-seq-len-for "$card" --model demo --host-memory "$host" >/dev/null || exit 2
 echo "Thousands of tokens on a card of $card, one sequence; the last column with $host of host memory."

@@ -16,11 +16,11 @@ from gnuplot import COLORS, TERMINALS, label
 
 LENGTHS = [4096 << i for i in range(7)]
 STATE = ["weights", "master weights", "gradients", "moments"]
-COMMON = "--dtype bf16 --moments bf16 --batch 1 --device cpu --threads 1"
+COMMON = "--dtype bf16 --moments bf16 --batch 1 --device cpu --threads 1 --keep-attention 0 --attn-groups 1 --offload none"
 MODES = [  # name, flags, color
     ("vanilla: every activation kept", "--recompute none --mlp-chunk 0 --head-chunk 0", COLORS[1]),
-    ("checkpointing: layers recomputed", "--recompute layer --mlp-chunk 0 --head-chunk 0", COLORS[3]),
-    ("mini-sequences: and MLP, LM head in chunks", "--recompute layer", COLORS[0]),
+    ("checkpointing: layers recomputed", "--recompute layer --checkpoint-every 1 --mlp-chunk 0 --head-chunk 0", COLORS[3]),
+    ("mini-sequences: and MLP, LM head in chunks", "--recompute layer --checkpoint-every 1", COLORS[0]),
     ("mini-sequences, every 4th layer's input kept", "--recompute layer --checkpoint-every 4", COLORS[2]),
 ]
 

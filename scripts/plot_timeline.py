@@ -21,7 +21,7 @@ CATEGORIES = ["weights", "master weights", "moments", "gradients", "checkpoints"
               "mlp chunk", "head chunk", "data", "workspace"]
 # a phase begins at the first moment of one of these names
 PHASES = [("forward", ["embedding forward"]), ("head", ["head"]), ("backward", ["rerun", "again", "backward"]),
-          ("update", ["update"])]
+          ("update", ["update"]), ("generate", ["generate"])]
 
 
 def phase_starts(names):
@@ -29,7 +29,7 @@ def phase_starts(names):
     starts, at = [], 0
     for phase, beginnings in PHASES:
         for i in range(at, len(names)):
-            if any(names[i].startswith(b) for b in beginnings) and (phase != "update" or i == len(names) - 1):
+            if any(names[i].startswith(b) for b in beginnings) and (phase != "update" or names[i] == "update"):
                 starts.append((i, phase))
                 at = i
                 break

@@ -12,7 +12,8 @@
 
 #include "test/program.h"
 
-/* One row a chunk, whatever else is chosen: so all runs have the same bits, but for groups of heads. */
+/* All rows are one chunk, whatever else is chosen: so all runs have the same bits, but for groups of heads.
+ */
 #define TINY                                                                                                 \
   "--steps 2 --warmup 1 --seq-len 128 --batch 4 --threads 1 --eval-every 0 --eval-batches 1 --temperature "  \
   "0 "
@@ -141,12 +142,13 @@ static void groups_are_those_that_could_be_given(void **state) {
   free(given);
 }
 
-/* On the CPU a run is what it always was while that fits. */
-static void ample_memory_chooses_the_defaults(void **state) {
+/* On the CPU, too, nothing is computed again where there is room to spare, and nothing is moved from memory
+ * to memory. */
+static void ample_memory_is_used_for_speed(void **state) {
   (void)state;
   cJSON *fit = fit_of("");
   assert_true(is_true(fit, "fits") && is_true(fit, "one_memory"));
-  assert_string_equal(chosen_of(fit, "recompute"), "layer");
+  assert_string_equal(chosen_of(fit, "recompute"), "none");
   assert_string_equal(chosen_of(fit, "keep-attention"), "0");
   assert_string_equal(chosen_of(fit, "checkpoint-every"), "1");
   assert_string_equal(chosen_of(fit, "attn-groups"), "1");
@@ -189,7 +191,7 @@ static void a_damaged_record_is_passed_over(void **state) {
   expect(0, "saved", TINY "--out @/damaged --stop-after 1");
   snprintf(command, sizeof command,
            "sed -i 's/\"attn-groups\": \"1\"/\"attn-groups\": \"3\"/; s/\"recompute\": "
-           "\"layer\"/\"recompute\": 7/' "
+           "\"none\"/\"recompute\": 7/' "
            "%s/damaged/step-00000001/trainer.json",
            folder);
   assert_int_equal(shell(command), 0);
@@ -252,7 +254,7 @@ int main(void) {
       cmocka_unit_test(every_rung_has_the_same_numbers),
       cmocka_unit_test(groups_are_those_that_could_be_given),
       cmocka_unit_test(the_cpu_updates_the_same),
-      cmocka_unit_test(ample_memory_chooses_the_defaults),
+      cmocka_unit_test(ample_memory_is_used_for_speed),
       cmocka_unit_test(a_resumed_run_chooses_the_same),
       cmocka_unit_test(a_damaged_record_is_passed_over),
       cmocka_unit_test(the_refusal_helps),

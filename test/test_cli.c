@@ -103,6 +103,7 @@ static void test_refusals(void **state) {
       {"--plan --plan-device h1000", "rtx4090"},
       {"--max-seq-len-for h1000", "rtx4090"},
       {"--max-seq-len-for h100 --seq-len 8", "Leave one"},
+      {"--max-seq-len-for h100 --generate x", "Leave one"},
       {"--max-seq-len-for 1.1G --model llama3-8b", "at the leanest"},
       {"--out @/short.txt/run", "short.txt"},
       {"--out @/taken", "run.json"},
@@ -376,6 +377,8 @@ static void test_plan(void **state) {
   expect(0, "in 4 groups",
          "--model llama3-8b --seq-len 64K --dtype bf16 --moments bf16 --plan --attn-groups 4");
   expect(2, "a divisor of the model's 8 key/value heads", "--model llama3-8b --plan --attn-groups 3");
+  expect(0, "# by moment, the most of all layers:\n#   load and save ", "--plan");
+  expect(0, "\n#   backward attention ", "--plan");
   expect(0, "", "--plan --json --seq-len 64 | head -c 60000 > @/plan.json");
   Error e;
   char *text = file_read_text(path_of("plan.json"), 1 << 20, NULL, &e);

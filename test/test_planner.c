@@ -30,6 +30,7 @@ static void case_open(Case *k, const char *model, const char *card, DType moment
                            .dev = &k->dev,
                            .device_bytes = k->card.bytes - CARD_OVERHEAD,
                            .flops = k->card.flops,
+                           .memory = k->card.memory,
                            .link = k->card.link,
                            .threads = CARD_HOST_THREADS};
   k->shape = (RunShape){.A = 1,
@@ -96,18 +97,33 @@ static void promised_lengths(void **state) {
   }
 }
 
-/* One step more fits with none of the flags. */
+/* No step more fits with any of the flags, though bytes do not grow with every step: in the later rows, the
+ * longest lies beyond lengths that do not fit. */
 static void nothing_longer_fits(void **state) {
   (void)state;
-  Case k;
-  PlannedRun best, longer;
-  case_open(&k, "llama3.2-1b", "rtx4070", DT_U8);
-  assert_true(planner_longest(&best, &k.target, &k.shape));
-  assert_int_equal(best.shape.T % LENGTH_STEP, 0);
-  k.shape.T = best.shape.T + LENGTH_STEP;
-  assert_false(planner_fastest(&longer, &k.target, &k.shape));
-  assert_true(longer.device_bytes > k.target.device_bytes);
-  case_close(&k);
+  static const struct {
+    const char *model, *card;
+    DType moments;
+    int64_t every;
+  } rows[] = {{"llama3.2-1b", "rtx4070", DT_U8, EVERY_AUTO},
+              {"llama3.2-1b", "12G", DT_BF16, 1},
+              {"llama3.2-3b", "24G", DT_BF16, 1}};
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    Case k;
+    PlannedRun best, longer;
+    case_open(&k, rows[i].model, rows[i].card, rows[i].moments);
+    k.shape.checkpoint_every = rows[i].every;
+    assert_true(planner_longest(&best, &k.target, &k.shape));
+    assert_int_equal(best.shape.T % LENGTH_STEP, 0);
+    for (int64_t steps = 1; steps <= 8; steps++) {
+      k.shape.T = best.shape.T + steps * LENGTH_STEP;
+      if (planner_fastest(&longer, &k.target, &k.shape))
+        fail_msg("row %zu: %lld is not the longest, %lld fits", i, (long long)best.shape.T,
+                 (long long)k.shape.T);
+      assert_true(longer.device_bytes > k.target.device_bytes);
+    }
+    case_close(&k);
+  }
 }
 
 /* With room to spare nothing is computed again; as it gets scarce, the chosen run gets slower, never larger
@@ -153,17 +169,15 @@ static void given_flags_stay(void **state) {
 }
 
 /* Where the machine's memory is the device's, both plans together have to fit, and nothing is moved from one
- * to the other; what nobody chose comes first. */
+ * to the other. */
 static void one_memory(void **state) {
   (void)state;
   Case k;
-  PlannedRun best, defaults;
+  PlannedRun best;
   case_open(&k, "llama3.2-1b", "h200", DT_BF16);
-  k.target.one_memory = k.target.defaults_first = true;
+  k.target.one_memory = true;
   k.target.host_bytes = 1000000000000;
-  assert_true(planner_fastest(&defaults, &k.target, &k.shape));
-  assert_int_equal(defaults.shape.recompute, RECOMPUTE_LAYER);
-  assert_int_equal(defaults.device_bytes, planner_plan(&k.target, &k.shape).device_bytes);
+  PlannedRun defaults = planner_plan(&k.target, &k.shape);
   k.target.device_bytes = defaults.device_bytes + defaults.host_bytes;
   assert_int_equal(planner_missing(&k.target, &defaults), 0);
   k.target.device_bytes--;
@@ -171,6 +185,40 @@ static void one_memory(void **state) {
   assert_true(planner_fastest(&best, &k.target, &k.shape));
   assert_true(best.device_bytes + best.host_bytes <= k.target.device_bytes);
   assert_int_equal(best.shape.offload, 0);
+  case_close(&k);
+}
+
+/* What is faster takes no more than its part of what the defaults leave; where they do not fit, there is
+ * nothing to spare. */
+static void a_part_is_for_speed(void **state) {
+  (void)state;
+  Case k;
+  PlannedRun best, lean;
+  case_open(&k, "llama3.2-1b", "h200", DT_BF16);
+  k.target.one_memory = true;
+  PlannedRun defaults = planner_plan(&k.target, &k.shape);
+  RunShape none = k.shape;
+  none.recompute = RECOMPUTE_NONE;
+  PlannedRun fastest = planner_plan(&k.target, &none);
+  int64_t least = defaults.device_bytes + defaults.host_bytes,
+          most = fastest.device_bytes + fastest.host_bytes;
+  k.target.part_for_speed = 2;
+  for (int less = 0; less < 2; less++) {
+    k.target.device_bytes = least + 2 * (most - least) - 2 * less;
+    assert_true(planner_fastest(&best, &k.target, &k.shape));
+    assert_int_equal(best.shape.recompute == RECOMPUTE_NONE, !less);
+    assert_true(best.seconds < defaults.seconds);
+    assert_true(best.device_bytes + best.host_bytes <= most - less);
+  }
+  k.target.device_bytes = least;
+  assert_true(planner_fastest(&best, &k.target, &k.shape));
+  assert_true(best.seconds <= defaults.seconds);
+  for (int part = 0; part < 3; part += 2) { /* then every byte counts, whatever the part is */
+    k.target.part_for_speed = part;
+    k.target.device_bytes = least * 9 / 10;
+    assert_true(planner_fastest(part ? &best : &lean, &k.target, &k.shape));
+  }
+  assert_int_equal(best.device_bytes, lean.device_bytes);
   case_close(&k);
 }
 
@@ -259,6 +307,44 @@ static void the_cpu_updates_where_it_is_faster(void **state) {
   }
 }
 
+/* Where the layers' weights are on the host as well, hardly any have to move for the CPU's update, and all of
+ * them for the device's. */
+static void weights_on_the_host_are_updated_there(void **state) {
+  (void)state;
+  Case k;
+  case_open(&k, "llama3-8b", "h100", DT_FP32);
+  k.shape = schedule_defaults(&k.shape);
+  k.shape.update = UPDATE_STEP;
+  k.shape.offload = OFFLOAD_OPTIMIZER | OFFLOAD_GRADIENTS;
+  k.target.threads = 1000;
+  double seconds[2][2]; /* weights on the device, on the host; streamed, by the CPU */
+  for (int on_host = 0; on_host < 2; on_host++, k.shape.offload |= OFFLOAD_WEIGHTS)
+    for (int by_cpu = 0; by_cpu < 2; by_cpu++) {
+      k.shape.host_update = by_cpu ? HOST_UPDATE_CPU : HOST_UPDATE_STREAM;
+      seconds[on_host][by_cpu] = planner_seconds(&k.target, &k.shape);
+    }
+  assert_true(seconds[1][0] > seconds[0][0]);
+  assert_true(seconds[1][1] < seconds[0][1]);
+  case_close(&k);
+}
+
+/* Beyond the length where all heads fit together, attention is kept on the host. */
+static void groups_keep_their_attention_on_the_host(void **state) {
+  (void)state;
+  Case k;
+  PlannedRun best, again;
+  case_open(&k, "llama3-8b", "h100", DT_BF16);
+  k.target.host_bytes = 512000000000;
+  k.shape.T = 1000000;
+  assert_true(planner_fastest(&best, &k.target, &k.shape));
+  assert_true(best.shape.attn_groups > 1 && best.shape.keep_attention != 0);
+  assert_true(best.shape.offload & OFFLOAD_ATTENTION);
+  k.shape.keep_attention = 0;
+  assert_true(planner_fastest(&again, &k.target, &k.shape));
+  assert_true(best.seconds < 0.85 * again.seconds);
+  case_close(&k);
+}
+
 static void flags_that_suit_the_model(void **state) {
   (void)state;
   Case k;
@@ -299,6 +385,14 @@ static void costs_are_ordered(void **state) {
                 planner_seconds(&k.target, &segments)};
   for (int i = 0; i + 1 < 5; i++) assert_true(t[i] < t[i + 1]);
   assert_true(t[3] < planner_seconds(&k.target, &moved));
+  RunShape grouped = k.shape, chunked = k.shape, head_chunked = k.shape, evaluated = k.shape;
+  grouped.attn_groups = 2;
+  chunked.mlp_chunk = head_chunked.head_chunk = 1024;
+  evaluated.training = false;
+  assert_true(t[3] < planner_seconds(&k.target, &grouped));
+  assert_true(t[3] < planner_seconds(&k.target, &chunked));
+  assert_true(t[3] < planner_seconds(&k.target, &head_chunked));
+  assert_true(t[0] > 2.9 * planner_seconds(&k.target, &evaluated));
   /* 6 operations a parameter and token in the products, and 12 T C a token and layer, halved, in the
    * attention */
   double parameters = 8.03e9 - 128256.0 * 4096, tokens = 32768;
@@ -367,8 +461,11 @@ int main(void) {
       cmocka_unit_test(cards_by_name_and_size),
       cmocka_unit_test(packed_runs_go_without_cudnn),
       cmocka_unit_test(one_memory),
+      cmocka_unit_test(a_part_is_for_speed),
       cmocka_unit_test(as_few_groups_as_fit),
       cmocka_unit_test(parts_of_the_attention_are_kept),
+      cmocka_unit_test(weights_on_the_host_are_updated_there),
+      cmocka_unit_test(groups_keep_their_attention_on_the_host),
       cmocka_unit_test(flags_that_suit_the_model),
       cmocka_unit_test(the_cpu_updates_where_it_is_faster),
       cmocka_unit_test(the_same_bits_take_another_attention),

@@ -150,12 +150,14 @@ static bool check_memory(const Options *o, Error *e) {
     return error_usage(
         e, "--plan-device: found no --plan, the only thing that can be done for a card that is not "
            "here.\nAdd --plan.");
-  if (o->max_seq_len_for && (o->plan || flags_typed(o, "seq-len")))
+  if (o->max_seq_len_for && (o->plan || o->generate || flags_typed(o, "seq-len")))
     return error_usage(
         e,
-        "--max-seq-len-for: found it with --%s; it looks for the length itself.\nLeave one of the "
-        "two out.",
-        o->plan ? "plan" : "seq-len");
+        "--max-seq-len-for: found it with --%s; it looks for the length of a training sequence "
+        "itself.\nLeave one of the two out.",
+        o->plan       ? "plan"
+        : o->generate ? "generate"
+                      : "seq-len");
   if (o->device_memory && (o->plan_device || o->max_seq_len_for))
     return error_usage(
         e,

@@ -11,8 +11,9 @@
 /* ---- what there is ---- */
 
 /* Of what is free here, what is not planned with: what the libraries of a GPU load when they are first used,
- * and a part of the host's memory, in which this and other programs live. */
-enum { GPU_KEPT_BACK = 500000000, HOST_PART_KEPT_BACK = 16 };
+ * and a part of the host's memory, in which this and other programs live. Those, and a second run that starts
+ * beside this one, are also why a run on the CPU does not take all the rest just to be faster. */
+enum { GPU_KEPT_BACK = 500000000, HOST_PART_KEPT_BACK = 16, HOST_PART_FOR_SPEED = 2 };
 
 static void target_of_card(PlanFor *p, const Options *o, const Config *c) {
   p->kept_back = CARD_OVERHEAD;
@@ -22,6 +23,7 @@ static void target_of_card(PlanFor *p, const Options *o, const Config *c) {
                            .device_bytes = p->card.bytes - CARD_OVERHEAD,
                            .host_bytes = o->host_memory,
                            .flops = p->card.flops,
+                           .memory = p->card.memory,
                            .link = p->card.link,
                            .threads = CARD_HOST_THREADS};
 }
@@ -56,8 +58,9 @@ void plan_for_open(PlanFor *p, const Options *o, const Config *c, const Device *
                                          : host > 0     ? host
                                                         : 0,
                            .one_memory = cpu && !said,
-                           .defaults_first = cpu && !said,
+                           .part_for_speed = cpu && !said ? HOST_PART_FOR_SPEED : 0,
                            .flops = p->card.flops,
+                           .memory = p->card.memory,
                            .link = p->card.link,
                            .threads = dev->threads};
   if (p->target.one_memory) p->target.host_bytes = o->host_memory;

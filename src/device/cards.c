@@ -6,14 +6,14 @@
 
 /* Ascending in memory. */
 static const Card cards[] = {
-    {"rtx3060", 12800000000, 86, 51e12, 12e9},   {"rtx4070", 12800000000, 89, 117e12, 24e9},
-    {"rtx4080", 16900000000, 89, 195e12, 24e9},  {"l4", 24000000000, 89, 121e12, 24e9},
-    {"a10g", 24000000000, 86, 70e12, 24e9},      {"rtx3090", 25300000000, 86, 71e12, 24e9},
-    {"rtx4090", 25300000000, 89, 165e12, 24e9},  {"rtx5090", 34000000000, 120, 210e12, 48e9},
-    {"a100-40g", 42300000000, 80, 312e12, 24e9}, {"l40s", 47600000000, 89, 362e12, 24e9},
-    {"h100", 85000000000, 90, 989e12, 50e9},     {"a100", 85000000000, 80, 312e12, 24e9},
-    {"gh200", 101000000000, 90, 989e12, 350e9},  {"h200", 150000000000, 90, 989e12, 50e9},
-    {"b200", 191000000000, 100, 2250e12, 50e9},
+    {"rtx3060", 12800000000, 86, 51e12, 360e9, 12e9},    {"rtx4070", 12800000000, 89, 117e12, 504e9, 24e9},
+    {"rtx4080", 16900000000, 89, 195e12, 717e9, 24e9},   {"l4", 24000000000, 89, 121e12, 300e9, 24e9},
+    {"a10g", 24000000000, 86, 70e12, 600e9, 24e9},       {"rtx3090", 25300000000, 86, 71e12, 936e9, 24e9},
+    {"rtx4090", 25300000000, 89, 165e12, 1008e9, 24e9},  {"rtx5090", 34000000000, 120, 210e12, 1792e9, 48e9},
+    {"a100-40g", 42300000000, 80, 312e12, 1555e9, 24e9}, {"l40s", 47600000000, 89, 362e12, 864e9, 24e9},
+    {"h100", 85000000000, 90, 989e12, 3350e9, 50e9},     {"a100", 85000000000, 80, 312e12, 2039e9, 24e9},
+    {"gh200", 101000000000, 90, 989e12, 4000e9, 350e9},  {"h200", 150000000000, 90, 989e12, 4800e9, 50e9},
+    {"b200", 191000000000, 100, 2250e12, 8000e9, 50e9},
 };
 enum { CARDS = sizeof cards / sizeof *cards };
 
@@ -43,7 +43,7 @@ static Card card_of_size(int64_t bytes) {
 }
 
 void card_of_device(Card *card, const Device *dev, int64_t bytes) {
-  *card = (Card){.name = dev->name, .bytes = bytes, .flops = 200e9, .link = 10e9};
+  *card = (Card){.name = dev->name, .bytes = bytes, .flops = 200e9, .memory = 20e9, .link = 10e9};
   if (dev->kind == DEVICE_CPU) return;
   int best = CARDS - 1;
   for (int i = CARDS - 1; i >= 0; i--) /* of its kind the smallest that is as large, or another kind's */
@@ -52,6 +52,7 @@ void card_of_device(Card *card, const Device *dev, int64_t bytes) {
       best = i;
   card->capability = dev->capability;
   card->flops = cards[best].flops;
+  card->memory = cards[best].memory;
   card->link = cards[best].link;
 }
 

@@ -17,6 +17,7 @@ typedef struct Card {
   int64_t bytes;  /* of memory, as the driver reports them, rounded down */
   int capability; /* 90 for compute capability 9.0 */
   double flops;   /* a second, dense, bf16 operands with fp32 sums, from the data sheet */
+  double memory;  /* bytes a second, read and written, from the data sheet */
   double
       link; /* bytes a second between it and the host, one way: what is measured of its PCIe or NVLink-C2C */
 } Card;

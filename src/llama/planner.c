@@ -10,6 +10,7 @@ static const double matmul_rate = 0.75, attention_forward_rate = 0.6, attention_
 /* Seconds of one layer's parts over all rows of a micro-batch, and the bytes that may stream. */
 typedef struct LayerCost {
   double projections, mlp, attention; /* forward */
+  double grouping;                    /* of one pass through the attention in groups of heads */
   double input_bytes, attention_bytes, weight_bytes;
 } LayerCost;
 
@@ -25,14 +26,23 @@ static LayerCost cost_of_layer(const PlanTarget *t, const RunShape *r, int64_t l
   double rows = (double)(r->B * r->T), e = (double)dtype_size(r->dtype);
   double q = (double)(c->NH * c->HS), kv = (double)(c->NKV * c->HS), C = (double)c->C, FF = (double)c->FF;
   double attention = 4 * (double)r->B * pairs(r->T, c->layers[l].window) * q;
+  /* each group but the first norms the input and reads it for its product again; o is put together */
+  double groups = (double)r->attn_groups, regrouped = groups > 1 ? 3 * (groups - 1) * C + 2 * q : 0;
   return (LayerCost){
       .projections = 2 * rows * C * (2 * q + 2 * kv) / (t->flops * matmul_rate),
       .mlp = 6 * rows * C * FF / (t->flops * matmul_rate),
       .attention = attention / (t->flops * attention_forward_rate),
+      .grouping = rows * regrouped * e / t->memory,
       .input_bytes = rows * C * e,
       .attention_bytes = rows * q * e,
       .weight_bytes = (C * (2 * q + 2 * kv) + 3 * C * FF) * e,
   };
+}
+
+/* The chunks after the first read and write the fp32 gradient of so many weights once more each. */
+static double chunks_seconds(const PlanTarget *t, const RunShape *r, int64_t chunk, double weights) {
+  int64_t rows = r->B * r->T, more = chunk > 0 ? (rows - 1) / chunk : 0;
+  return (double)more * weights * 2 * (double)dtype_size(DT_FP32) / t->memory;
 }
 
 /* Copies of `bytes` beside a computation: what of them it does not hide. */
@@ -40,27 +50,30 @@ static double not_hidden(const PlanTarget *t, double bytes, double seconds) {
   return fmax(0, bytes / t->link - seconds);
 }
 
-/* Forward and backward of layer l, with what is computed again. */
+/* Forward and, in training, backward of layer l, with what is computed again. */
 static double layer_seconds(const PlanTarget *t, const RunShape *r, int64_t l) {
   LayerCost k = cost_of_layer(t, r, l);
   const Config *c = t->config;
-  double forward = k.projections + k.mlp + k.attention;
+  double attention_forward = k.attention + k.grouping, forward = k.projections + k.mlp + attention_forward;
   double attention_backward = 2.5 * k.attention * attention_forward_rate / attention_backward_rate;
-  double backward = 2 * (k.projections + k.mlp) + attention_backward, again = 0;
+  double backward = 2 * (k.projections + k.mlp) + attention_backward + k.grouping, again = 0;
+  double fetched = r->offload & OFFLOAD_WEIGHTS ? k.weight_bytes : 0;
+  if (!r->training) return forward + not_hidden(t, fetched, forward);
+  backward += chunks_seconds(t, r, r->mlp_chunk, 3 * (double)(c->C * c->FF));
   bool kept = r->keep_attention == KEEP_ALL || l >= c->L - r->keep_attention;
   if (r->recompute != RECOMPUTE_NONE) again += k.mlp * 2 / 3; /* gate and up */
-  if (r->recompute == RECOMPUTE_LAYER) again += k.projections + (kept ? 0 : k.attention);
+  if (r->recompute == RECOMPUTE_LAYER) again += k.projections + (kept ? 0 : attention_forward);
   bool first_of_segment = l % r->checkpoint_every == 0;
   bool last_of_segment = l == c->L - 1 || (l + 1) % r->checkpoint_every == 0;
   if (r->recompute == RECOMPUTE_LAYER &&
       !last_of_segment) /* the run from the segment's input to the next layer */
-    again += k.mlp + (kept ? k.projections / 2 : k.projections + k.attention);
+    again += k.mlp + (kept ? k.projections / 2 : k.projections + attention_forward);
   double out = 0, in = 0;
   if ((r->offload & OFFLOAD_CHECKPOINTS) && first_of_segment) out += k.input_bytes;
   if ((r->offload & OFFLOAD_ATTENTION) && kept) out += k.attention_bytes;
   in = out;
-  if (r->offload & OFFLOAD_WEIGHTS) out += k.weight_bytes, in += k.weight_bytes;
-  return forward + backward + again + not_hidden(t, out, forward) + not_hidden(t, in, backward + again);
+  return forward + backward + again + not_hidden(t, out + fetched, forward) +
+         not_hidden(t, in + fetched, backward + again);
 }
 
 /* Seconds that one thread of a CPU takes for the update of a parameter, measured on one of 2023: random
@@ -72,15 +85,18 @@ static double cpu_update_seconds(const RunShape *r) {
 }
 
 /* Of the update and the gathering of gradients: what moves over the link, and what the CPU computes
- * meanwhile.
- */
+ * meanwhile. Each micro-batch but the first fetches the sum of gradients so far; weights move when they are
+ * not where the update is. */
 static double update_seconds(const PlanTarget *t, const RunShape *r) {
-  double n = (double)config_parameters(t->config), bytes = 0;
-  if (r->offload & OFFLOAD_GRADIENTS) bytes += n * 4 * (double)r->A;
+  const Config *c = t->config;
+  double n = (double)config_parameters(c), e = (double)dtype_size(r->dtype), bytes = 0;
+  double on_host = r->offload & OFFLOAD_WEIGHTS ? n - (double)((c->tied ? 1 : 2) * c->C * c->V) : 0;
+  if (r->offload & OFFLOAD_GRADIENTS) bytes += n * 4 * (2 * (double)r->A - 1);
   if (schedule_updates_on_host(r)) {
-    double weights = 2 * n * (double)dtype_size(r->dtype);
+    double weights = 2 * (n - on_host) * e;
     return bytes / t->link + fmax(weights / t->link, n * cpu_update_seconds(r) / t->threads);
   }
+  bytes += 2 * on_host * e;
   if (r->offload & OFFLOAD_GRADIENTS) bytes += n * 4;
   if (r->offload & OFFLOAD_OPTIMIZER)
     bytes += 2 * n * (2 * (double)dtype_size(r->moments) + (r->master ? 4 : 0));
@@ -91,7 +107,9 @@ double planner_seconds(const PlanTarget *t, const RunShape *shape) {
   const Config *c = t->config;
   double rows = (double)(shape->B * shape->T), micro_batch = 0;
   for (int64_t l = 0; l < c->L; l++) micro_batch += layer_seconds(t, shape, l);
-  micro_batch += 3 * 2 * rows * (double)c->C * (double)c->V / (t->flops * matmul_rate);
+  double head = 2 * rows * (double)c->C * (double)c->V / (t->flops * matmul_rate);
+  if (!shape->training) return (double)shape->A * (micro_batch + head);
+  micro_batch += 3 * head + chunks_seconds(t, shape, shape->head_chunk, (double)(c->C * c->V));
   return (double)shape->A * micro_batch + update_seconds(t, shape);
 }
 
@@ -201,10 +219,7 @@ static void visit_shapes(const PlanTarget *t, const RunShape *shape, VisitShape 
             r.attn_groups = x.groups[g];
             r.offload = useful_offload(shape, &r, x.offload[o]);
             if (shape->host_update == HOST_UPDATE_AUTO) r.host_update = faster_update(t, &r);
-            /* where there is room to keep attention, groups are not needed */
-            bool both = shape->keep_attention == KEEP_AUTO && shape->attn_groups == GROUPS_AUTO &&
-                        r.keep_attention != 0 && r.attn_groups > 1;
-            if (!both && is_sensible(&r)) go_on = visit(&r, context);
+            if (is_sensible(&r)) go_on = visit(&r, context);
           }
 }
 
@@ -220,8 +235,13 @@ PlannedRun planner_plan(const PlanTarget *t, const RunShape *shape) {
   return run;
 }
 
+/* Of what device_bytes of the target bounds. */
+static int64_t taken_bytes(const PlanTarget *t, const PlannedRun *run) {
+  return run->device_bytes + (t->one_memory ? run->host_bytes : 0);
+}
+
 int64_t planner_missing(const PlanTarget *t, const PlannedRun *run) {
-  int64_t device = run->device_bytes + (t->one_memory ? run->host_bytes : 0) - t->device_bytes;
+  int64_t device = taken_bytes(t, run) - t->device_bytes;
   int64_t host = t->host_bytes ? run->host_bytes - t->host_bytes : 0;
   return (device > 0 ? device : 0) + (host > 0 ? host : 0);
 }
@@ -241,6 +261,7 @@ typedef struct Search {
   int64_t longest; /* planner_longest: in steps */
 } Search;
 
+/* Chunks that are automatic are known, and cost what they do, once a run is planned. */
 static bool try_speed(const RunShape *shape, void *context) {
   Search *s = context;
   if (s->found && planner_seconds(s->t, shape) >= s->best->seconds) return true;
@@ -249,45 +270,79 @@ static bool try_speed(const RunShape *shape, void *context) {
   if (missing > 0 && !first && (s->found || missing >= planner_missing(s->t, s->best))) return true;
   PlannedRun run = planner_plan(s->t, shape);
   missing = planner_missing(s->t, &run);
-  if (missing == 0 || first || (!s->found && missing < planner_missing(s->t, s->best))) *s->best = run;
-  s->found |= missing == 0;
+  bool fits = missing == 0;
+  bool better =
+      s->found ? fits && run.seconds < s->best->seconds : fits || missing < planner_missing(s->t, s->best);
+  if (first || better) *s->best = run;
+  s->found |= fits;
   return true;
 }
 
-bool planner_fastest(PlannedRun *best, const PlanTarget *t, const RunShape *shape) {
-  Search s = {.t = t, .best = best};
-  *best = (PlannedRun){0};
+/* The target with no more bytes than a run of that shape may take; see part_for_speed. */
+static PlanTarget sparing(const PlanTarget *t, const RunShape *shape) {
+  PlanTarget bounded = *t;
   RunShape defaults = schedule_defaults(shape);
-  if (t->defaults_first && is_sensible(&defaults)) {
-    *best = planner_plan(t, shape);
-    if (planner_missing(t, best) == 0) return true;
-  }
-  visit_shapes(t, shape, try_speed, &s);
+  if (t->part_for_speed == 0 || !is_sensible(&defaults)) return bounded;
+  PlannedRun run = planner_plan(t, &defaults);
+  int64_t left = t->device_bytes - taken_bytes(t, &run);
+  if (planner_missing(t, &run) == 0) bounded.device_bytes -= left - left / t->part_for_speed;
+  return bounded;
+}
+
+bool planner_fastest(PlannedRun *best, const PlanTarget *t, const RunShape *shape) {
+  PlanTarget bounded = sparing(t, shape);
+  Search s = {.t = &bounded, .best = best};
+  *best = (PlannedRun){0};
+  visit_shapes(&bounded, shape, try_speed, &s);
   return s.found;
 }
 
-static bool fits_at(const PlanTarget *t, const RunShape *shape, int64_t steps) {
+static RunShape at_length(const RunShape *shape, int64_t steps) {
   RunShape r = *shape;
   r.T = steps * LENGTH_STEP;
-  if (missing_at_least(t, &r) > 0) return false;
+  return r;
+}
+
+/* Where this is false, nothing longer fits either. */
+static bool may_fit_at(const PlanTarget *t, const RunShape *shape, int64_t steps) {
+  RunShape r = at_length(shape, steps);
+  return missing_at_least(t, &r) == 0;
+}
+
+static bool plan_fits_at(const PlanTarget *t, const RunShape *shape, int64_t steps) {
+  RunShape r = at_length(shape, steps);
   PlannedRun run = planner_plan(t, &r);
   return planner_missing(t, &run) == 0;
 }
 
-/* Lengthens what was found so far, by this shape. */
-static bool try_length(const RunShape *shape, void *context) {
-  Search *s = context;
-  if (!fits_at(s->t, shape, s->longest + 1)) return true;
-  int64_t low = s->longest + 1, high = low, most = ((int64_t)1 << 32) / LENGTH_STEP / shape->B;
-  while (high < most && fits_at(s->t, shape, high)) low = high, high *= 2;
+static bool fits_at(const PlanTarget *t, const RunShape *shape, int64_t steps) {
+  return may_fit_at(t, shape, steps) && plan_fits_at(t, shape, steps);
+}
+
+/* The longest that fits, by bisection from one that does. */
+static int64_t bisect_length(const PlanTarget *t, const RunShape *shape, int64_t low) {
+  int64_t high = low, most = ((int64_t)1 << 32) / LENGTH_STEP / shape->B;
+  while (high < most && fits_at(t, shape, high)) low = high, high *= 2;
   while (low + 1 < high) {
     int64_t middle = low + (high - low) / 2;
-    if (fits_at(s->t, shape, middle))
+    if (fits_at(t, shape, middle))
       low = middle;
     else
       high = middle;
   }
-  s->longest = low;
+  return low;
+}
+
+/* Lengthens what was found so far, by this shape. Where automatic chunks become one more, and smaller, a
+ * longer sequence takes fewer bytes: so the rows of a chunk are looked at beyond what does not fit. */
+static bool try_length(const RunShape *shape, void *context) {
+  Search *s = context;
+  const PlanTarget *t = s->t;
+  int64_t chunk = t->dev->max_chunk_rows / LENGTH_STEP / shape->B + 1, longest = s->longest;
+  if (fits_at(t, shape, longest + 1)) longest = bisect_length(t, shape, longest + 1);
+  for (int64_t i = longest + 1; i <= longest + chunk && may_fit_at(t, shape, i); i++)
+    if (plan_fits_at(t, shape, i)) longest = i;
+  s->longest = longest;
   return true;
 }
 

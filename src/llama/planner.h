@@ -17,9 +17,10 @@ typedef struct PlanTarget {
   int64_t device_bytes; /* to be kept to */
   int64_t host_bytes;   /* the same; 0 = no bound, but offloading is not chosen */
   bool one_memory;      /* the host's is the device's: both together are kept to device_bytes */
-  bool defaults_first;  /* schedule_defaults where they fit, though others may be faster */
-  double flops, link;   /* of the device: a second; see Card */
-  int threads;          /* of the host, that can compute an update */
+  int part_for_speed; /* where schedule_defaults fit, one part in so many of the bytes that they leave is all
+                         that may be taken for more speed; 0 = every byte */
+  double flops, memory, link; /* of the device: a second; see Card */
+  int threads;                /* of the host, that can compute an update */
 } PlanTarget;
 
 /* A run that was planned. */
@@ -39,9 +40,10 @@ int64_t planner_missing(const PlanTarget *t, const PlannedRun *run);
 PlannedRun planner_plan(const PlanTarget *t, const RunShape *shape);
 
 /* The seconds of a step: matrix products at 75 % of the device's rate and attention at 60 % (forward) and 50
- * % (backward), what is computed again included; copies to and from the host where they take longer than the
- * computation that hides them, and those of the update in full, unless the CPU computes it. A model for
- * choosing, not a promise. */
+ * % (backward), what is computed again included; what groups of heads and chunks after the first read and
+ * write once more (CHUNK_AUTO: there is one); copies to and from the host where they take longer than the
+ * computation that hides them, and those of the update in full, unless the CPU computes it. Without training,
+ * of the forward. A model for choosing, not a promise. */
 double planner_seconds(const PlanTarget *t, const RunShape *shape);
 
 /* The fastest run of that shape, what is AUTO chosen, that fits. False when none does; *best is then the one

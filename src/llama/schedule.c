@@ -635,10 +635,20 @@ RunShape schedule_defaults(const RunShape *shape) {
   return r;
 }
 
+/* The fewest rows of automatic chunks that are evened out, for these rows or more: those of the smallest
+ * chunk and one row make two chunks, of half of it. */
+static int64_t least_even_rows(const RunShape *shape, const Device *dev) {
+  int64_t N = shape->B * shape->T, least = dev->max_chunk_rows / 4, whole = N / least;
+  if (whole == 0) return N < least / 2 ? N : least / 2;
+  return least * whole / (whole + 1);
+}
+
 void schedule_least_bytes(const Config *c, const RunShape *shape, const Device *dev,
                           int64_t bytes[SPACE_COUNT]) {
   RunShape settled = schedule_defaults(shape);
-  settled = with_least_chunks(&settled, dev);
+  int64_t rows = least_even_rows(shape, dev);
+  if (settled.mlp_chunk == CHUNK_AUTO) settled.mlp_chunk = rows;
+  if (settled.head_chunk == CHUNK_AUTO) settled.head_chunk = rows;
   Schedule *s = schedule_for(c, &settled, dev);
   for (int space = 0; space < SPACE_COUNT; space++) bytes[space] = plan_peak(s->plan, (PlanSpace)space, NULL);
   schedule_free(s);

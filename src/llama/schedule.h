@@ -227,7 +227,7 @@ Schedule *schedule_new(const Config *c, const RunShape *shape, const Device *dev
 void schedule_free(Schedule *s);
 
 /* Bytes of each space that such a run takes at least, and nearly: found in a fraction of schedule_new's time.
- */
+ * Never fewer for a larger T, which cannot be said of the run's own: automatic chunks differ with T. */
 void schedule_least_bytes(const Config *c, const RunShape *shape, const Device *dev,
                           int64_t bytes[SPACE_COUNT]);
 

@@ -1,5 +1,6 @@
 #include "memory/plan.h"
 
+#include <ctype.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,7 +99,11 @@ void plan_live(Plan *p, BufferId id, int first, int last) {
   if (id == NO_BUFFER) return;
   CHECK(0 <= first && first <= last && last < p->moment_count, "%s lives from moment %d to %d",
         p->buffers[id].name, first, last);
-  for (int m = first; m <= last; m++) p->buffers[id].live[m / 64] |= UINT64_C(1) << (m % 64);
+  for (int w = first / 64; w <= last / 64; w++) {
+    uint64_t from = w == first / 64 ? UINT64_MAX << first % 64 : UINT64_MAX;
+    uint64_t to = w == last / 64 ? UINT64_MAX >> (63 - last % 64) : UINT64_MAX;
+    p->buffers[id].live[w] |= from & to;
+  }
 }
 
 void plan_live_always(Plan *p, BufferId id) {
@@ -142,15 +147,30 @@ int64_t plan_live_bytes(const Plan *p, PlanSpace space, PlanCategory c, int mome
   return sum;
 }
 
+/* Adds to change[m] by how many bytes more the space needs at moment m than at the one before. */
+static void add_changes(const Plan *p, const Buffer *b, int64_t *change) {
+  uint64_t before = 0;
+  for (int w = 0; w < live_words(p); w++) {
+    uint64_t now = b->live[w], turns = now ^ (now << 1 | before);
+    for (before = now >> 63; turns; turns &= turns - 1) {
+      int bit = __builtin_ctzll(turns);
+      change[64 * w + bit] += now >> bit & 1 ? taken(b) : -taken(b);
+    }
+  }
+}
+
+/* The planner asks this of thousands of plans: whole lives are counted, not moments of them. */
 int64_t plan_peak(const Plan *p, PlanSpace space, int *moment) {
-  int64_t peak = 0;
+  int64_t peak = 0, sum = 0, *change = calloc((size_t)live_words(p) * 64 + 1, sizeof *change);
+  CHECK(change, "out of memory for the memory plan");
   int at = 0;
+  for (int i = 0; i < p->buffer_count; i++)
+    if (p->buffers[i].space == space) add_changes(p, &p->buffers[i], change);
   for (int m = 0; m < p->moment_count; m++) {
-    int64_t sum = 0;
-    for (int i = 0; i < p->buffer_count; i++)
-      if (p->buffers[i].space == space && plan_is_live(p, i, m)) sum += taken(&p->buffers[i]);
+    sum += change[m];
     if (sum > peak) peak = sum, at = m;
   }
+  free(change);
   if (moment) *moment = at;
   return peak;
 }
@@ -208,6 +228,41 @@ const char *bytes_text(char buf[32], int64_t bytes) {
   return buf;
 }
 
+/* Characters of a moment's name without the layer's number. */
+static int phase_length(const char *name) {
+  size_t n = strlen(name);
+  while (n > 0 && isdigit((unsigned char)name[n - 1])) n--;
+  while (n > 0 && name[n - 1] == ' ') n--;
+  return (int)n;
+}
+
+static bool same_phase(const char *a, const char *b) {
+  return phase_length(a) == phase_length(b) && strncmp(a, b, (size_t)phase_length(a)) == 0;
+}
+
+static int64_t live_at(const Plan *p, PlanSpace space, int moment) {
+  int64_t sum = 0;
+  for (int c = 0; c < CAT_COUNT; c++) sum += plan_live_bytes(p, space, (PlanCategory)c, moment);
+  return sum;
+}
+
+/* The most that lives at the moments of a phase, which are those of all layers. */
+static void print_phases(FILE *f, const Plan *p, PlanSpace space) {
+  char text[32];
+  for (int m = 0; m < p->moment_count; m++) {
+    const char *name = p->moments[m];
+    int before = 0;
+    while (before < m && !same_phase(p->moments[before], name)) before++;
+    if (before < m) continue;
+    int64_t most = 0;
+    for (int i = m; i < p->moment_count; i++) {
+      int64_t bytes = same_phase(p->moments[i], name) ? live_at(p, space, i) : 0;
+      if (bytes > most) most = bytes;
+    }
+    fprintf(f, "#   %-18.*s %10s\n", phase_length(name), name, bytes_text(text, most));
+  }
+}
+
 void plan_print(FILE *f, const Plan *p) {
   char a[32], b[32];
   for (int s = 0; s < SPACE_COUNT; s++) {
@@ -226,6 +281,9 @@ void plan_print(FILE *f, const Plan *p) {
         fprintf(f, "#   %-18s %10s at the peak, %10s at most\n", category_names[c], bytes_text(a, at_peak),
                 bytes_text(b, most));
     }
+    if (s != SPACE_DEVICE) continue;
+    fprintf(f, "# by moment, the most of all layers:\n");
+    print_phases(f, p, SPACE_DEVICE);
   }
 }
 

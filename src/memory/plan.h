@@ -68,12 +68,12 @@ int64_t plan_peak(const Plan *p, PlanSpace space, int *moment);
 int64_t plan_live_bytes(const Plan *p, PlanSpace space, PlanCategory c, int moment);
 
 /* Gives every buffer its offset. After this, plan_bytes() is what the space takes: at least the peak, and
- * more only by what packing cannot avoid. */
+ * more by the holes that this way of packing leaves (see plan.c). */
 void plan_pack(Plan *p);
 int64_t plan_bytes(const Plan *p, PlanSpace space);
 int64_t plan_offset(const Plan *p, BufferId id);
 
-/* The table by category at the peak, and the phases that make it. */
+/* The tables by category, at the peak and at most, and by moment. */
 void plan_print(FILE *f, const Plan *p);
 /* The whole plan: moments, buffers with lives and offsets, peaks; the members of a JSON object, without its
  * braces. */
