@@ -433,8 +433,10 @@ static void test_refusals(void **state) {
       {"decoder", "{\"type\": \"WordPiece\"}", "of type WordPiece"},
       {"decoder", "{\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}", "Strip"},
       {"added_tokens", "[{\"id\": 5, \"content\": \"a\"}]", "has the id 5, but 0"},
-      {"added_tokens", "[{\"id\": 0, \"content\": \"x\"}]", "there twice"},
-      {"added_tokens", "[{\"id\": 5, \"content\": \"x\", \"lstrip\": 3}]", "expected true or false"},
+      {"added_tokens", "[{\"id\": 0, \"content\": \"x\"}]", "has the id 0, but `tokenizers` would make it 3"},
+      {"added_tokens", "[{\"id\": 3, \"content\": \"x\"}, {\"id\": 5, \"content\": \"y\"}]",
+       "has the id 5, but `tokenizers` would make it 4"},
+      {"added_tokens", "[{\"id\": 3, \"content\": \"x\", \"lstrip\": 3}]", "expected true or false"},
   };
   Error e;
   char *good = small_file("", "");
@@ -448,6 +450,12 @@ static void test_refusals(void **state) {
   assert_null(tokenizer_parse("FILE", nul, sizeof nul - 1, &e));
   assert_non_null(strstr(e.text, "U+0000"));
   refused("{\"model\": {\"vocab\": ", "malformed");
+  refused("{\"version\": \"2.0\", \"model\": {\"vocab\": {\"a\": 0}, \"merges\": []}}",
+          "found version \"2.0\"");
+  refused(
+      "{\"normalizer\": {\"type\": \"Replace\", \"pattern\": {\"String\": \"``\"}, \"content\": \"x\"}, "
+      "\"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"_\", \"prepend_scheme\": \"first\"}}",
+      "behind a Replace");
   refused("[]", "expected an object");
   assert_null(tokenizer_open("/nowhere/tokenizer.json", &e));
 }
