@@ -49,11 +49,11 @@ static void note(Work *w, size_t at, const char *what, const char *done) {
 }
 
 static bool stop(Work *w, size_t at, const char *what, bool can_replace) {
-  return error_usage(
-      &w->j->error,
-      "%s: byte %lld: %s.\nMend the file, or give --on-invalid skip to leave such documents out%s.",
-      path_of(w), (long long)w->d->offset + (long long)at, what,
-      can_replace ? ", or replace to put U+FFFD there" : "");
+  return error_usage(&w->j->error,
+                     "%s: byte %lld: %s.\nMend the file and remove --out %s, or give --on-invalid skip to "
+                     "leave such documents out%s.",
+                     path_of(w), (long long)w->d->offset + (long long)at, what, w->p->o->out,
+                     can_replace ? ", or replace to put U+FFFD there" : "");
 }
 
 /* The place of a NUL in a JSON text, escaped or not, n when it has none: it would end the string for C. */
