@@ -19,8 +19,7 @@ static int by_name(const void *a, const void *b) {
 static bool add_matches(glob_t *found, const char *pattern, Error *e) {
   switch (glob(pattern, GLOB_ERR | GLOB_NOSORT | (found->gl_pathc ? GLOB_APPEND : 0), NULL, found)) {
   case 0: return true;
-  case GLOB_NOMATCH:
-    return error_usage(e, "--input: no file matches '%s'. Check the pattern", pattern);
+  case GLOB_NOMATCH: return error_usage(e, "--input: no file matches '%s'. Check the pattern", pattern);
   case GLOB_ABORTED:
     return error_usage(e, "--input: a folder named in '%s' cannot be read. Check its permissions", pattern);
   default: return error_runtime(e, "out of memory while matching '%s'", pattern);
