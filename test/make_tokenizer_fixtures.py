@@ -70,7 +70,7 @@ TEXTS = ["", " ", "  ", "\n", "\n\n \n", " \t \r\n\r\n  x", "a", " a", "a ", "  
 ] + ["mixed " + a[:40] + "\n" + b[:40] for a, b in zip(ARTICLES, reversed(ARTICLES))]
 
 # (unit, times): their ids are recorded as count and hash.
-LONG = [("a", 5000), ("ab", 20000), ("Donaudampfschiff", 3000), ("人人生而自由", 3000), (" ", 5000), ("\n ", 3000),
+LONG = [("a", 5000), ("\u0301\u0323", 5000), ("ab", 20000), ("Donaudampfschiff", 3000), ("人人生而自由", 3000), (" ", 5000), ("\n ", 3000),
         ("👨‍👩‍👧", 1000), ("\u0301", 3000), ("no spaces", 5000), ("1", 10000), ("!?", 10000), ("<s>", 500)]
 
 SPECIALS = ["<|begin_of_text|>", "<|end_of_text|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"]

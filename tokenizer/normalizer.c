@@ -65,15 +65,55 @@ void normalizer_free(Normalizer *z) {
  */
 enum { FIRST_HIGH = 0xcc }; /* leads U+0300 in UTF-8 */
 
+static int class_of(uint32_t code) {
+  return utf8proc_get_property((utf8proc_int32_t)code)->combining_class;
+}
+
+/* Sorts marks by class, those of a class as they stand; unsorted: room for them. */
+static void sort_marks(uint32_t *marks, size_t n, uint32_t *unsorted) {
+  enum { CLASSES = 256 };
+  size_t next[CLASSES + 1] = {0};
+  memcpy(unsorted, marks, n * sizeof *marks);
+  for (size_t i = 0; i < n; i++) next[class_of(marks[i]) + 1]++;
+  for (int c = 0; c < CLASSES; c++) next[c + 1] += next[c];
+  for (size_t i = 0; i < n; i++) marks[next[class_of(unsorted[i])]++] = unsorted[i];
+}
+
+/* Puts marks in a row into the order of their classes. The library does that too, but in quadratic time.
+ * Behind the codes is room for as many. */
+static void order_marks(Ids *codes) {
+  for (size_t i = 0, end; i < codes->n; i = end) {
+    int class = class_of(codes->data[i]), next = 0;
+    bool ordered = true;
+    for (end = i + 1; class && end < codes->n && (next = class_of(codes->data[end])); end++, class = next)
+      ordered &= class <= next;
+    if (!ordered) sort_marks(codes->data + i, end - i, codes->data + codes->n);
+  }
+}
+
 static bool compose(const uint8_t *text, size_t n, Bytes *out, Error *e) {
+  enum { PARTS_MOST = 4 };
+  const utf8proc_option_t options = UTF8PROC_STABLE | UTF8PROC_COMPOSE;
   if (n == 0) return true;
   if (n > INT32_MAX / 8) return error_usage(e, "a text of %zu bytes is too long for NFC", n);
-  utf8proc_uint8_t *composed = NULL;
+  Ids codes = {0};
+  int boundary = 0;
+  for (size_t i = 0; i < n;) {
+    utf8proc_int32_t code;
+    i += (size_t)utf8proc_iterate(text + i, (utf8proc_ssize_t)(n - i), &code);
+    ids_reserve(&codes, PARTS_MOST);
+    utf8proc_ssize_t parts = utf8proc_decompose_char(code, (utf8proc_int32_t *)codes.data + codes.n,
+                                                     PARTS_MOST, options, &boundary);
+    CHECK(parts > 0 && parts <= PARTS_MOST, "NFC of U+%04X: %s", (unsigned)code, utf8proc_errmsg(parts));
+    codes.n += (size_t)parts;
+  }
+  ids_reserve(&codes, codes.n + 1);
+  order_marks(&codes);
   utf8proc_ssize_t length =
-      utf8proc_map(text, (utf8proc_ssize_t)n, &composed, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-  if (length < 0) return error_runtime(e, "NFC failed: %s", utf8proc_errmsg(length));
-  bytes_append(out, composed, (size_t)length);
-  free(composed);
+      utf8proc_reencode((utf8proc_int32_t *)codes.data, (utf8proc_ssize_t)codes.n, options);
+  CHECK(length >= 0, "NFC failed: %s", utf8proc_errmsg(length));
+  bytes_append(out, codes.data, (size_t)length); /* UTF-8 now */
+  ids_free(&codes);
   return true;
 }
 
