@@ -221,7 +221,7 @@ FUZZ         := build/fuzz
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := $(patsubst test/fuzz/fuzz_%.c,%,$(wildcard test/fuzz/fuzz_*.c))
 FUZZ_FLAGS   := -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
-FUZZ_HOST    := $(patsubst %,$(FUZZ)/%.o,$(filter-out %_cuda.c,$(wildcard src/*/*.c)) $(TOKENIZER))
+FUZZ_HOST    := $(patsubst %,$(FUZZ)/%.o,$(filter-out %_cuda.c %/device_cpu.c,$(wildcard src/*/*.c)) $(TOKENIZER))
 FUZZ_OPTIONS := -max_len=4096 -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=256 -print_final_stats=1
 CLANG        ?= clang
 

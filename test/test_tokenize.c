@@ -117,6 +117,37 @@ static void test_text(void **state) {
   assert_shards("blank", "train", blank);
 }
 
+/* Lines that end in \r\n, with each place of that where a piece of the file that is read ends. */
+static void test_carriage_returns(void **state) {
+  (void)state;
+  enum { PIECE = 1 << 18 };
+  char *text = malloc(PIECE + 64);
+  assert_non_null(text);
+  for (int before = 0; before < 6; before++) {
+    size_t n = (size_t)(PIECE - before);
+    memset(text, ' ', n);
+    strcpy(text + n, "\r\n\r\n\r\none\r\ntwo\r\n \r\n\r\nthree\r\n");
+    write_text("cr.txt", text);
+    Ids blank = {0}, line = {0};
+    add_document(&blank, NULL, text, n);
+    add_document(&line, NULL, text, n);
+    static const char *const lines[] = {"one", "two", " ", "three"}, *const blanks[] = {"one\r\ntwo\r\n ",
+                                                                                        "three"};
+    for (int i = 0; i < 4; i++) add_text(&line, lines[i]);
+    for (int i = 0; i < 2; i++) add_text(&blank, blanks[i]);
+    char out[16], arguments[256];
+    snprintf(out, sizeof out, "blank-%d", before);
+    snprintf(arguments, sizeof arguments, TOKENIZE "--input @/cr.txt --split blank --out @/%s", out);
+    says(0, "3 documents", arguments);
+    assert_shards(out, "train", blank);
+    snprintf(out, sizeof out, "line-%d", before);
+    snprintf(arguments, sizeof arguments, TOKENIZE "--input @/cr.txt --split line --out @/%s", out);
+    says(0, "5 documents", arguments);
+    assert_shards(out, "train", line);
+  }
+  free(text);
+}
+
 static void test_jsonl(void **state) {
   (void)state;
   write_text("j.jsonl",
@@ -213,7 +244,7 @@ static void test_refusals(void **state) {
   says(2, "--split is for text", TOKENIZE "--input @/r.jsonl --out @/r --format jsonl --split line");
   says(2, "longer than --max-document 3", TOKENIZE "--input @/r.txt --out @/r1 --max-document 3");
   says(2, "no string \"text\"", TOKENIZE "--input @/r.jsonl --out @/r2");
-  says(2, "has no text", TOKENIZE "--input @/empty.txt --out @/r3");
+  says(2, "found no text in 1 files", TOKENIZE "--input @/empty.txt --out @/r3");
   says(2, "cannot be made", TOKENIZE "--input @/r.txt --out @/none/deeper");
   says(0, "1 documents", TOKENIZE "--input @/r.txt --out @/r4");
   says(0, "already", TOKENIZE "--input @/r.txt --out @/r4");
@@ -360,15 +391,11 @@ static void test_loader(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_text),
-      cmocka_unit_test(test_jsonl),
-      cmocka_unit_test(test_pairs),
-      cmocka_unit_test(test_tokens),
-      cmocka_unit_test(test_invalid_text),
-      cmocka_unit_test(test_refusals),
-      cmocka_unit_test(test_any_number_of_threads),
-      cmocka_unit_test(test_memory),
-      cmocka_unit_test(test_faults),
+      cmocka_unit_test(test_text),     cmocka_unit_test(test_carriage_returns),
+      cmocka_unit_test(test_jsonl),    cmocka_unit_test(test_pairs),
+      cmocka_unit_test(test_tokens),   cmocka_unit_test(test_invalid_text),
+      cmocka_unit_test(test_refusals), cmocka_unit_test(test_any_number_of_threads),
+      cmocka_unit_test(test_memory),   cmocka_unit_test(test_faults),
       cmocka_unit_test(test_loader),
   };
   return cmocka_run_group_tests(tests, setup, teardown);

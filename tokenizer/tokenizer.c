@@ -265,8 +265,29 @@ static bool read_added_token(Tokenizer *t, const cJSON *json, bool special, Erro
   return ok;
 }
 
+/* Hugging Face's code passes over the file's ids: it numbers new tokens on from the vocabulary. Where the two
+ * differ, either would be wrong for someone. */
+static bool check_added_ids(const Vocab *v, const cJSON *list, Error *e) {
+  int64_t next = (int64_t)v->count, id;
+  const cJSON *item;
+  cJSON_ArrayForEach(item, list) {
+    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "content"));
+    if (!text) continue; /* refused when it is read */
+    if (!component_count(item, "id", VOCAB_MOST - 1, &id, e)) return false;
+    if (vocab_find(v, text, strlen(text)) < 0 && id != next)
+      return error_usage(e,
+                         "the added token \"%.100s\" has the id %" PRId64
+                         ", but `tokenizers` would make it %" PRId64
+                         ", the next that is free, which is not supported",
+                         text, id, next);
+    if (id >= next) next = id + 1;
+  }
+  return true;
+}
+
 static bool read_added_tokens(Tokenizer *t, const cJSON *list, Error *e) {
   const cJSON *item;
+  if (!check_added_ids(&t->bpe.vocab, list, e)) return false;
   /* special ones first: they win where two look for the same text */
   for (int special = 1; special >= 0; special--) {
     cJSON_ArrayForEach(item, list) {
@@ -330,12 +351,36 @@ static bool read_post_processor(Tokenizer *t, const cJSON *json, int depth, Erro
 
 /* ---- the whole ---- */
 
+static bool check_version(const cJSON *file, Error *e) {
+  const cJSON *version = cJSON_GetObjectItemCaseSensitive(file, "version");
+  const char *found = cJSON_GetStringValue(version);
+  return !version || (found && strcmp(found, "1.0") == 0) ||
+         error_usage(e, "found version \"%.20s\", expected \"1.0\"", found ? found : "");
+}
+
+/* What a Replace leaves of several characters at the start of a text is, to Hugging Face's code, not its
+ * start any more. */
+static bool check_start(const Tokenizer *t, Error *e) {
+  bool asks = false, moves = false;
+  for (size_t i = 0; i < t->pre.n; i++)
+    asks |= t->pre.steps[i].kind == PRE_META && t->pre.steps[i].prefix == PREFIX_FIRST;
+  for (size_t i = 0; i < t->normalizer.n; i++) {
+    const NormalizerStep *s = &t->normalizer.steps[i];
+    if (s->kind != NORMALIZER_REPLACE) continue;
+    moves |= !*s->to || (size_t)utf8_length(s->from, strlen(s->from)) < strlen(s->from);
+  }
+  return !asks || !moves ||
+         error_usage(e, "the pre_tokenizer Metaspace with prepend_scheme first behind a Replace of several "
+                        "characters, or by none, is not supported");
+}
+
 static bool read_parts(Tokenizer *t, const Parts *p, Error *e) {
   const cJSON *o = p->others;
-  if (!normalizer_read(&t->normalizer, cJSON_GetObjectItemCaseSensitive(o, "normalizer"), e) ||
+  if (!check_version(o, e) ||
+      !normalizer_read(&t->normalizer, cJSON_GetObjectItemCaseSensitive(o, "normalizer"), e) ||
       !pre_tokenizer_read(&t->pre, cJSON_GetObjectItemCaseSensitive(o, "pre_tokenizer"), e) ||
-      !decoder_read(&t->decoder, cJSON_GetObjectItemCaseSensitive(o, "decoder"), e) || !read_model(t, p, e) ||
-      !read_added_tokens(t, cJSON_GetObjectItemCaseSensitive(o, "added_tokens"), e) ||
+      !check_start(t, e) || !decoder_read(&t->decoder, cJSON_GetObjectItemCaseSensitive(o, "decoder"), e) ||
+      !read_model(t, p, e) || !read_added_tokens(t, cJSON_GetObjectItemCaseSensitive(o, "added_tokens"), e) ||
       !read_post_processor(t, cJSON_GetObjectItemCaseSensitive(o, "post_processor"), 0, e))
     return false;
   t->bos = t->before.n ? (int64_t)t->before.data[0] : -1;

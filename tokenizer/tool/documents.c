@@ -19,8 +19,9 @@ static int by_name(const void *a, const void *b) {
 static bool add_matches(glob_t *found, const char *pattern, Error *e) {
   switch (glob(pattern, GLOB_ERR | GLOB_NOSORT | (found->gl_pathc ? GLOB_APPEND : 0), NULL, found)) {
   case 0: return true;
-  case GLOB_NOMATCH: return error_usage(e, "--input: no file matches '%s'", pattern);
-  case GLOB_ABORTED: return error_usage(e, "--input: a folder named in '%s' cannot be read", pattern);
+  case GLOB_NOMATCH: return error_usage(e, "--input: no file matches '%s'. Check the pattern", pattern);
+  case GLOB_ABORTED:
+    return error_usage(e, "--input: a folder named in '%s' cannot be read. Check its permissions", pattern);
   default: return error_runtime(e, "out of memory while matching '%s'", pattern);
   }
 }
@@ -128,21 +129,37 @@ static bool read_ahead(DocumentReader *r, Error *e) {
   return true;
 }
 
+/* The bytes of the line end, \n or \r\n, that the text begins with; 0 = none. */
+static size_t line_end(const char *text, size_t n) {
+  if (n >= 1 && text[0] == '\n') return 1;
+  return n >= 2 && text[0] == '\r' && text[1] == '\n' ? 2 : 0;
+}
+
+/* The first \n from `from` on that ends a document: any, or one with an empty line behind it. n = none. */
+static size_t find_newline(const char *text, size_t n, size_t from, bool blanks) {
+  for (;;) {
+    const char *found = from < n ? memchr(text + from, '\n', n - from) : NULL;
+    if (!found) return n;
+    from = (size_t)(found - text) + 1;
+    if (!blanks || line_end(text + from, n - from)) return from - 1;
+  }
+}
+
 /* Where the document at the start of the text [n] ends, and how many bytes are between it and the next one;
  * false when more must be read to tell. *from: where to look on, kept from one call to the next. */
 static bool find_end(const InputFile *f, const char *text, size_t n, bool ended, size_t *from, size_t *length,
                      size_t *gap) {
   bool lines = f->jsonl || f->split == SPLIT_LINE, blanks = !lines && f->split == SPLIT_BLANK;
-  const char *end = lines    ? memchr(text + *from, '\n', n - *from)
-                    : blanks ? memmem(text + *from, n - *from, "\n\n", 2)
-                             : NULL;
-  *length = end ? (size_t)(end - text) : n;
-  *gap = 0;
-  while (end && *length + *gap < n && text[*length + *gap] == '\n' && (blanks || *gap == 0)) ++*gap;
-  if (end && (lines || ended || *length + *gap < n)) return true;
-  *from = end ? *length : n && blanks ? n - 1 : n;
-  if (!end && ended && blanks && text[n - 1] == '\n') --*length, *gap = 1; /* the last line's end */
-  return ended;
+  size_t end = lines || blanks ? find_newline(text, n, *from, blanks) : n;
+  bool found = end < n, whole = ended || (found && lines);
+  *from = found || !blanks ? end : n - (n < 2 ? n : 2); /* the last bytes may be half of what is looked for */
+  if (!found && ended && blanks && text[n - 1] == '\n') found = true, end = n - 1; /* the last line's end */
+  *length = found && end && text[end - 1] == '\r' ? end - 1 : end;
+  size_t past = end + found, more;
+  while (blanks && (more = line_end(text + past, n - past))) past += more;
+  *gap = past - *length;
+  /* a \r may be half of an empty line */
+  return whole || (found && past < n && !(past + 1 == n && text[past] == '\r'));
 }
 
 static bool too_long(const DocumentReader *r, Error *e) {

@@ -49,11 +49,11 @@ static void note(Work *w, size_t at, const char *what, const char *done) {
 }
 
 static bool stop(Work *w, size_t at, const char *what, bool can_replace) {
-  return error_usage(
-      &w->j->error,
-      "%s: byte %lld: %s.\nMend the file, or give --on-invalid skip to leave such documents out%s.",
-      path_of(w), (long long)w->d->offset + (long long)at, what,
-      can_replace ? ", or replace to put U+FFFD there" : "");
+  return error_usage(&w->j->error,
+                     "%s: byte %lld: %s.\nMend the file and remove --out %s, or give --on-invalid skip to "
+                     "leave such documents out%s.",
+                     path_of(w), (long long)w->d->offset + (long long)at, what, w->p->o->out,
+                     can_replace ? ", or replace to put U+FFFD there" : "");
 }
 
 /* The place of a NUL in a JSON text, escaped or not, n when it has none: it would end the string for C. */
@@ -149,15 +149,16 @@ static bool bad_json(Work *w, const char *what) {
 static bool encode_object(Work *w, const cJSON *json) {
   const TokenizeOptions *o = w->p->o;
   const char *key = o->completion_field ? o->completion_field : o->field;
+  const char *flag = o->completion_field ? "completion-field" : "field";
   const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, key));
   const char *prompt = NULL;
   char what[200];
   if (o->prompt_field) {
     prompt = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, o->prompt_field));
-    if (!prompt) key = o->prompt_field;
+    if (!prompt) key = o->prompt_field, flag = "prompt-field";
   }
   if (!text || (o->prompt_field && !prompt)) {
-    snprintf(what, sizeof what, "the object has no string \"%.100s\"", key);
+    snprintf(what, sizeof what, "the object has no string \"%.100s\", which --%s asks for", key, flag);
     return bad_json(w, what);
   }
   if (!*text && !(prompt && *prompt)) return true;

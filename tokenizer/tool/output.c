@@ -100,7 +100,8 @@ static bool lock_folder(Output *o, Error *e) {
     return error_usage(e, "--out %s: cannot be made: %s. Check that the folder above it exists", o->folder,
                        strerror(errno));
   o->lock = open(o->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (o->lock < 0) return error_usage(e, "--out %s: cannot be opened: %s", o->folder, strerror(errno));
+  if (o->lock < 0)
+    return error_usage(e, "--out %s: cannot be opened: %s. Give a folder", o->folder, strerror(errno));
   return flock(o->lock, LOCK_EX | LOCK_NB) == 0 ||
          error_usage(e, "--out %s: another ./tokenize is writing there", o->folder);
 }

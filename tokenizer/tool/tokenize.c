@@ -92,7 +92,10 @@ static bool tokenize(const JobPlan *p, Error *e) {
   if (ok) print_start(p, &out);
   ok = ok && (out.done || pipeline_run(p, &out, e));
   if (ok && out.streams[STREAM_TRAIN].tokens + out.streams[STREAM_VAL].tokens == 0)
-    ok = error_usage(e, "the input has no text: no shard was written");
+    ok = error_usage(e,
+                     "--input %s: found no text in %" PRId64 " files, %" PRId64
+                     " documents were left out: no shard was written.\nGive files that hold text.",
+                     o->input, p->in->n, out.skipped);
   if (ok) print_end(&out);
   output_close(&out);
   return ok;
