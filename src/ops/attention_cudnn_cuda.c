@@ -4,6 +4,7 @@
 
 #include "device/device_cuda.h"  /* defines: CudaDevice, cuda_fail */
 #include "ops/attention_cudnn.h" /* defines: AttentionCudnn, AttentionPlan */
+#include "ops/attention_documents.h" /* defines: attention_document_list_bytes */
 
 /* What the device keeps: the library, or why there is none. */
 typedef struct Library {
@@ -70,11 +71,16 @@ size_t attention_cudnn_backward_workspace(const Device *dev, DType dt, const Att
   return attention_plan_workspace(plan_of(dev, s, true));
 }
 
+size_t attention_cudnn_list_bytes(const Device *dev, DType dt, const AttentionShape *s) {
+  (void)dev, (void)dt;
+  return s->packed ? attention_document_list_bytes(s) : 0;
+}
+
 void attention_cudnn_cuda_forward(Device *dev, DType dt, void *o, float *lse, Heads q, Heads k, Heads v,
                                   const AttentionShape *s, void *workspace) {
   (void)dt;
   Error e = {0};
-  if (!attention_cudnn_forward(library_of(dev), plan_of(dev, s, false), o, lse, q, k, v, s->scale, workspace,
+  if (!attention_cudnn_forward(library_of(dev), dev, plan_of(dev, s, false), o, lse, q, k, v, s, workspace,
                                &e))
     cuda_fail(dev, "the attention", e.text);
 }
@@ -84,7 +90,7 @@ void attention_cudnn_cuda_backward(Device *dev, DType dt, Heads dq, Heads dk, He
                                    const AttentionShape *s, void *workspace) {
   (void)dt;
   Error e = {0};
-  if (!attention_cudnn_backward(library_of(dev), plan_of(dev, s, true), dq, dk, dv, dout, o, lse, q, k, v,
-                                s->scale, workspace, &e))
+  if (!attention_cudnn_backward(library_of(dev), dev, plan_of(dev, s, true), dq, dk, dv, dout, o, lse, q, k,
+                                v, s, workspace, &e))
     cuda_fail(dev, "the gradient of the attention", e.text);
 }

@@ -20,6 +20,7 @@ bool attention_cudnn_prepared(const Device *dev, DType dt, const AttentionShape 
 /* Of shapes that were prepared. */
 size_t attention_cudnn_forward_workspace(const Device *dev, DType dt, const AttentionShape *s);
 size_t attention_cudnn_backward_workspace(const Device *dev, DType dt, const AttentionShape *s);
+size_t attention_cudnn_list_bytes(const Device *dev, DType dt, const AttentionShape *s);
 void attention_cudnn_cuda_forward(Device *dev, DType dt, void *o, float *lse, Heads q, Heads k, Heads v,
                                   const AttentionShape *s, void *workspace);
 void attention_cudnn_cuda_backward(Device *dev, DType dt, Heads dq, Heads dk, Heads dv, const void *dout,

@@ -1,6 +1,7 @@
 #include "ops/attention_planned.h"
 
 #include "ops/attention_cudnn.h"
+#include "ops/attention_documents.h" /* defines: attention_document_list_bytes */
 
 static AttentionCall call_of(const AttentionShape *s, bool backward) {
   int64_t qkv =
@@ -27,4 +28,8 @@ size_t attention_planned_backward_workspace(const Device *dev, DType dt, const A
   AttentionCall call = call_of(s, true);
   size_t delta = (size_t)(s->B * s->NH * s->T) * sizeof(float); /* of the own kernels: a number a row */
   return is_for_cudnn(dev, dt, s) ? attention_cudnn_workspace(dev->capability, &call) : delta;
+}
+
+size_t attention_planned_list_bytes(const Device *dev, DType dt, const AttentionShape *s) {
+  return s->packed && is_for_cudnn(dev, dt, s) ? attention_document_list_bytes(s) : 0;
 }
