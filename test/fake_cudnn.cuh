@@ -159,8 +159,8 @@ static FakeTensor fake_tensor(FakeDescriptor *f, const FakeDescriptor *pack) {
 
 enum { FAKE_OUTSIDE = -1 };
 
-/* Tokens of a document, by the offsets. Tokens are along the third dimension, or the fourth of a tensor that is
- * seen transposed. */
+/* Tokens of a document, by the offsets. Tokens are along the third dimension, or the fourth of a tensor that
+ * is seen transposed. */
 static int fake_token_axis(const FakeTensor *t) {
   return t->dims[3] > 1 && t->strides[2] == 1 ? 3 : 2;
 }

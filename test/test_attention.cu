@@ -254,7 +254,8 @@ typedef struct PackedCase {
  * lengths: of documents, see PackedCase; NULL: not packed. */
 static void check_case(Device *dev, DType dt, const Case *c, const int64_t *lengths) {
   AttentionShape s = {
-      c->B, c->T, c->NH, c->NKV, c->HS, c->window, 1.0f / sqrtf((float)c->HS), lengths != NULL, NULL, 0, NULL};
+      c->B, c->T, c->NH, c->NKV, c->HS, c->window, 1.0f / sqrtf((float)c->HS), lengths != NULL,
+      NULL, 0,    NULL};
   Mirror *starts = lengths ? document_starts(c, lengths) : NULL;
   if (starts) s.starts = (const int32_t *)mirror_use(starts);
   int64_t C = s.NH * s.HS, Ck = s.NKV * s.HS;
@@ -421,7 +422,8 @@ static void check_skipped(Device *dev, DType dt, bool one_pass) {
   static const int64_t lengths[] = {LENGTH, 0};
   Case c = {1, ROWS, 4, one_pass ? 2 : 1, 16, 0, dev->threads, 1, 16};
   Mirror *starts = document_starts(&c, lengths);
-  AttentionShape s = {1, ROWS, c.NH, c.NKV, c.HS, 0, 0.25f, true, (const int32_t *)mirror_use(starts), 0, NULL};
+  AttentionShape s = {1, ROWS, c.NH, c.NKV, c.HS, 0, 0.25f, true, (const int32_t *)mirror_use(starts),
+                      0, NULL};
   Operands clean = run_attention(dev, dt, &s, &c), t = run_attention(dev, dt, &s, &c);
   for (int64_t i = 0; i < ROWS; i++) {
     if (i / LENGTH == 1) continue;

@@ -38,8 +38,8 @@ typedef struct Case {
 
 static AttentionShape shape_of(const Case *c) {
   return AttentionShape{
-      c->B, on_cuda() ? c->T : c->fake_T, c->NH, c->NKV, c->HS, c->window, 0.3f, c->lengths[0] > 0,
-      NULL, 0, NULL};
+      c->B, on_cuda() ? c->T : c->fake_T, c->NH, c->NKV, c->HS, c->window, 0.3f, c->lengths[0] > 0, NULL, 0,
+      NULL};
 }
 
 static AttentionStrides strides_of(const Case *c) {
@@ -203,8 +203,8 @@ static void compute_by_stand_in(const Case *c, const Operands *t) {
   Pointers p = pointers(c, t, for_host);
   assert_true(
       attention_cudnn_forward(a, &cpu, forward, p.o, p.lse, p.q, p.k, p.v, &call.shape, for_host(&f), &e));
-  assert_true(attention_cudnn_backward(a, &cpu, backward, p.dq, p.dk, p.dv, p.dout, p.o, p.lse, p.q, p.k,
-                                       p.v, &call.shape, for_host(&b), &e));
+  assert_true(attention_cudnn_backward(a, &cpu, backward, p.dq, p.dk, p.dv, p.dout, p.o, p.lse, p.q, p.k, p.v,
+                                       &call.shape, for_host(&b), &e));
   assert_true(tensor_guards_whole(&f) && tensor_guards_whole(&b));
   tensor_free(&f);
   tensor_free(&b);
@@ -221,8 +221,7 @@ static void reorder_lse(const Case *c, const Tensor *lse) {
   memcpy(rows, on_host(lse), count * sizeof *rows);
   for (int64_t b = 0; b < s.B; b++)
     for (int64_t h = 0; h < s.NH; h++)
-      for (int64_t i = 0; i < s.T; i++)
-        tensor_set(lse, b * s.NH + h, i, rows[(b * s.T + i) * s.NH + h]);
+      for (int64_t i = 0; i < s.T; i++) tensor_set(lse, b * s.NH + h, i, rows[(b * s.T + i) * s.NH + h]);
   free(rows);
 }
 
@@ -337,6 +336,26 @@ static void goes_through_the_device(void **) {
   assert_false(attention_cudnn_prepared(&dev, DT_FP32, &s));
   shorter.T = 255;
   assert_false(attention_cudnn_prepared(&dev, DT_BF16, &shorter));
+
+  /* packed: a plan of its own, with room for some documents and a workspace for any number of them */
+  AttentionShape documents = s;
+  documents.packed = true;
+  assert_string_equal(attention_choose(&dev, DT_BF16, &documents, &why)->name, "own (cuda)");
+  assert_int_equal(attention_list_bytes(&dev, DT_BF16, &documents), 0);
+  size_t own = attention_backward_workspace(&dev, DT_BF16, &documents);
+  assert_int_equal(attention_forward_workspace(&dev, DT_BF16, &documents), 0);
+  dev.capability = 80;
+  assert_false(attention_prepare(&dev, DT_BF16, &documents, &ld, true, &why));
+  assert_non_null(strstr(why.text, "not 8.0"));
+  dev.capability = 90;
+  assert_true(attention_prepare(&dev, DT_BF16, &documents, &ld, true, &why));
+  documents.documents = attention_documents_room(&documents);
+  assert_string_equal(attention_choose(&dev, DT_BF16, &documents, &why)->name, "cuDNN");
+  assert_int_equal(attention_list_bytes(&dev, DT_BF16, &documents),
+                   attention_document_list_bytes(&documents));
+  assert_true(attention_backward_workspace(&dev, DT_BF16, &documents) > own);
+  documents.documents++;
+  assert_string_equal(attention_choose(&dev, DT_BF16, &documents, &why)->name, "own (cuda)");
   dev.extra[EXTRA_ATTENTION].close(dev.extra[EXTRA_ATTENTION].data);
 #else
   print_message("SKIPPED: the way to cuDNN through a CUDA device, in a build without CUDA\n");

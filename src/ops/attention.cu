@@ -7,23 +7,29 @@
 #include "ops/attention_flash.h"
 #endif
 
-static const AttentionMethod own_cpu = {"own (cpu)", attention_cpu_forward_workspace,
-                                        attention_cpu_backward_workspace, NULL, attention_cpu_forward,
-                                        attention_cpu_backward};
+static const AttentionMethod own_cpu = {
+    "own (cpu)", attention_cpu_forward_workspace, attention_cpu_backward_workspace,
+    NULL,        attention_cpu_forward,           attention_cpu_backward};
 
 /* Of a GPU that is not here: it can be planned with, not called. */
-static const AttentionMethod planned = {"planned", attention_planned_forward_workspace,
-                                        attention_planned_backward_workspace, attention_planned_list_bytes,
-                                        NULL, NULL};
+static const AttentionMethod planned = {"planned",
+                                        attention_planned_forward_workspace,
+                                        attention_planned_backward_workspace,
+                                        attention_planned_list_bytes,
+                                        NULL,
+                                        NULL};
 
 #ifdef __CUDACC__
-static const AttentionMethod own_cuda = {"own (cuda)", attention_flash_forward_workspace,
-                                         attention_flash_backward_workspace, NULL, attention_flash_forward,
-                                         attention_flash_backward};
+static const AttentionMethod own_cuda = {
+    "own (cuda)", attention_flash_forward_workspace, attention_flash_backward_workspace,
+    NULL,         attention_flash_forward,           attention_flash_backward};
 
-static const AttentionMethod cudnn = {"cuDNN", attention_cudnn_forward_workspace,
-                                      attention_cudnn_backward_workspace, attention_cudnn_list_bytes,
-                                      attention_cudnn_cuda_forward, attention_cudnn_cuda_backward};
+static const AttentionMethod cudnn = {"cuDNN",
+                                      attention_cudnn_forward_workspace,
+                                      attention_cudnn_backward_workspace,
+                                      attention_cudnn_list_bytes,
+                                      attention_cudnn_cuda_forward,
+                                      attention_cudnn_cuda_backward};
 
 /* A batch with more documents than cuDNN's plan has room for is for the own kernels, whose workspace is the
  * smaller one. */

@@ -56,9 +56,9 @@ bool attention_cudnn_supports(int capability, DType dt, const AttentionCall *cal
     return error_usage(why, "cuDNN's attention needs compute capability 8.0, not %d.%d", capability / 10,
                        capability % 10);
   if (s->packed && is_ampere(capability)) /* they keep dq and lse of every document as if it had T tokens */
-    return error_usage(why,
-                       "cuDNN's attention of packed documents needs compute capability 9.x or 10.x, not %d.%d",
-                       capability / 10, capability % 10);
+    return error_usage(
+        why, "cuDNN's attention of packed documents needs compute capability 9.x or 10.x, not %d.%d",
+        capability / 10, capability % 10);
   if (s->T < SHORTEST_T)
     return error_usage(why, "cuDNN's attention is for %d tokens or more, not %lld", SHORTEST_T,
                        (long long)s->T);
@@ -90,9 +90,9 @@ static size_t heads_bytes(const AttentionShape *s, int64_t heads) {
 }
 
 /* A call's workspace: cuDNN's own, the buffers that it leaves to its caller, and of packed documents the
- * operands in rows of their own. That is how everyone gives them to cuDNN; in rows of qkv the buffers in which
- * dk and dv of every query head lie, whose strides follow from those of dk and dv, would be several times as
- * large. */
+ * operands in rows of their own. That is how everyone gives them to cuDNN; in rows of qkv the buffers in
+ * which dk and dv of every query head lie, whose strides follow from those of dk and dv, would be several
+ * times as large. */
 typedef struct Workspace {
   char *own, *dq_sum, *dk_all, *dv_all, *row_dot, *q, *k, *v, *dq, *dk, *dv; /* NULL where there is none */
   size_t bytes;
@@ -125,11 +125,12 @@ static Workspace workspace_of(const AttentionCall *call, size_t own, char *memor
   return w;
 }
 
-/* cuDNN's own of packed documents: descriptions of each one's operands, for Hopper's and Blackwell's copies. */
+/* cuDNN's own of packed documents: descriptions of each one's operands, for Hopper's and Blackwell's copies.
+ */
 static size_t packed_own(const AttentionCall *call) {
   size_t room = (size_t)attention_documents_room(&call->shape);
-  if (call->backward) return room / 2 * 896 + 1152;
-  return (room > 64 ? room : 64) * 256 + 768;
+  if (call->backward) return room / 2 * 896 + room * 4 + 1152;
+  return (room > 64 ? room : 64) * 260 + 768;
 }
 
 /* Engines: those of Hopper; those of Ampere, which add dq up once more; those of the large Blackwell. */
@@ -202,7 +203,7 @@ static AttentionCall normal(const AttentionCall *call) {
   AttentionCall c = *call;
   c.shape.scale = 0;
   if (c.shape.window >= c.shape.T) c.shape.window = 0; /* no query is short of it */
-  if (c.shape.packed) { /* they are copied into rows of their own */
+  if (c.shape.packed) {                                /* they are copied into rows of their own */
     c.ld.q = c.ld.dq = c.shape.NH * c.shape.HS;
     c.ld.k = c.ld.v = c.ld.dk = c.ld.dv = c.shape.NKV * c.shape.HS;
   }

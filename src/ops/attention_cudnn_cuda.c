@@ -2,8 +2,8 @@
 
 #include <stdlib.h>
 
-#include "device/device_cuda.h"  /* defines: CudaDevice, cuda_fail */
-#include "ops/attention_cudnn.h" /* defines: AttentionCudnn, AttentionPlan */
+#include "device/device_cuda.h"      /* defines: CudaDevice, cuda_fail */
+#include "ops/attention_cudnn.h"     /* defines: AttentionCudnn, AttentionPlan */
 #include "ops/attention_documents.h" /* defines: attention_document_list_bytes */
 
 /* What the device keeps: the library, or why there is none. */

@@ -19,9 +19,10 @@ typedef struct Builder {
   const AttentionShape *shape;
   const AttentionStrides *ld;
   AttentionGraph *graph;
-  int64_t B;                     /* sequences, or room for documents */
-  Desc q_lengths, k_lengths;     /* of the documents; NULL, as what follows, unless packed */
-  Desc query_offsets, key_offsets, lse_offsets; /* where documents begin in heads of queries, of keys, in lse */
+  int64_t B;                 /* sequences, or room for documents */
+  Desc q_lengths, k_lengths; /* of the documents; NULL, as what follows, unless packed */
+  Desc query_offsets, key_offsets,
+      lse_offsets; /* where documents begin in heads of queries, of keys, in lse */
   Desc operations[MAX_OPERATIONS];
   int operation_count;
   int64_t next_id; /* of a tensor without memory */
@@ -137,8 +138,8 @@ static Desc heads_of_documents(Builder *b, GraphTensor id, int type, Desc offset
   return tensor_with(b, IN_MEMORY, id, type, dims, strides, offsets);
 }
 
-/* A number for each query, fp32: [B, NH, T, 1], which in memory is the layout of lse; of documents a row of NH
- * numbers for each token. */
+/* A number for each query, fp32: [B, NH, T, 1], which in memory is the layout of lse; of documents a row of
+ * NH numbers for each token. */
 static Desc rows(Builder *b, Place place, GraphTensor id) {
   const AttentionShape *s = b->shape;
   int64_t dims[4] = {b->B, s->NH, s->T, 1}, strides[4] = {s->NH * s->T, s->T, 1, 1};
@@ -177,8 +178,7 @@ static void describe_documents(Builder *b) {
   b->k_lengths = list(b, GRAPH_K_LENGTHS, CUDNN9_DATA_INT32, b->B);
   b->query_offsets = list(b, GRAPH_QUERY_OFFSETS, CUDNN9_DATA_INT64, b->B + 1);
   b->key_offsets = b->query_offsets;
-  if (b->shape->NH != b->shape->NKV)
-    b->key_offsets = list(b, GRAPH_KEY_OFFSETS, CUDNN9_DATA_INT64, b->B + 1);
+  if (b->shape->NH != b->shape->NKV) b->key_offsets = list(b, GRAPH_KEY_OFFSETS, CUDNN9_DATA_INT64, b->B + 1);
   b->lse_offsets = list(b, GRAPH_LSE_OFFSETS, CUDNN9_DATA_INT64, b->B + 1);
 }
 

@@ -32,10 +32,10 @@ typedef enum GraphTensor {
   GRAPH_KEY_OFFSETS,   /* in rows of NKV heads (where those are fewer), */
   GRAPH_LSE_OFFSETS,   /* and in lse, whose rows are of NH numbers; and where the last one ends */
   /* of the host: */
-  GRAPH_SCALE,   /* one fp32: AttentionShape.scale */
-  GRAPH_MASKED,  /* one fp32: -inf */
-  GRAPH_WINDOW,  /* one fp32: AttentionShape.window; only where there is one */
-  GRAPH_ONE,     /* one fp32: 1 */
+  GRAPH_SCALE,  /* one fp32: AttentionShape.scale */
+  GRAPH_MASKED, /* one fp32: -inf */
+  GRAPH_WINDOW, /* one fp32: AttentionShape.window; only where there is one */
+  GRAPH_ONE,    /* one fp32: 1 */
   GRAPH_TENSORS
 } GraphTensor;
 

@@ -1,5 +1,5 @@
-/* The documents of a packed batch as a list: lengths, and where each begins in the tensors. Host only; private to
- * src/ops/attention*. */
+/* The documents of a packed batch as a list: lengths, and where each begins in the tensors. Host only;
+ * private to src/ops/attention*. */
 #ifndef ATTENTION_DOCUMENTS_H
 #define ATTENTION_DOCUMENTS_H
 
