@@ -185,8 +185,9 @@ static void list_documents(Model *m, const StepBatch *micro) {
   AttentionShape a = layer_attention(m, 0, micro->B, micro->T, s->shape.attn_groups);
   void *list = arena_get(&m->arena, s->host_documents);
   m->documents = attention_list_documents(list, &a, micro->starts);
+  if (m->documents > attention_documents_room(&a)) return; /* then nobody reads it */
   device_copy(m->dev, arena_get(&m->arena, s->documents), list,
-              (size_t)plan_buffer_bytes(s->plan, s->documents), COPY_TO_DEVICE);
+              attention_list_bytes(m->dev, s->shape.dtype, &a), COPY_TO_DEVICE);
 }
 
 void *model_embed(Model *m, const StepBatch *micro) {

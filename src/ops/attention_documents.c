@@ -38,6 +38,6 @@ int64_t attention_list_documents(void *memory, const AttentionShape *s, const in
     list.lengths[d] = (int32_t)(end - first);
     first = end;
   }
-  set_offset(&list, s, room, rows);
+  for (int64_t d = room; d < padded_offsets(s); d++) set_offset(&list, s, d, rows);
   return count;
 }
