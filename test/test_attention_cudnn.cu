@@ -174,7 +174,8 @@ static bool compute_on_device(Device *dev, const Case *c, const Operands *t) {
     print_message("SKIPPED: %s: %s\n", c->name, why.text);
     return false;
   }
-  assert_string_equal(attention_choose(dev, DT_BF16, &s, &why)->name, "cuDNN");
+  const char *name = dev->deterministic ? "cuDNN (forward), own (cuda) (backward)" : "cuDNN";
+  assert_string_equal(attention_choose(dev, DT_BF16, &s, &why)->name, name);
   Tensor forward = workspace_new(attention_forward_workspace(dev, DT_BF16, &s));
   Tensor backward = workspace_new(attention_backward_workspace(dev, DT_BF16, &s));
   Pointers p = pointers(c, t, for_device);
@@ -187,7 +188,8 @@ static bool compute_on_device(Device *dev, const Case *c, const Operands *t) {
   return true;
 }
 
-static void compute_by_stand_in(const Case *c, const Operands *t) {
+/* own_backward: from what the stand-in's forward leaves, by the CPU's own. */
+static void compute_by_stand_in(const Case *c, const Operands *t, bool own_backward) {
   AttentionCall call = {shape_of_call(c, t), strides_of(c), false};
   Error e = {};
   Device cpu;
@@ -203,8 +205,15 @@ static void compute_by_stand_in(const Case *c, const Operands *t) {
   Pointers p = pointers(c, t, for_host);
   assert_true(
       attention_cudnn_forward(a, &cpu, forward, p.o, p.lse, p.q, p.k, p.v, &call.shape, for_host(&f), &e));
-  assert_true(attention_cudnn_backward(a, &cpu, backward, p.dq, p.dk, p.dv, p.dout, p.o, p.lse, p.q, p.k, p.v,
-                                       &call.shape, for_host(&b), &e));
+  if (own_backward) {
+    void *workspace = malloc(attention_backward_workspace(&cpu, DT_BF16, &call.shape));
+    attention_backward(&cpu, DT_BF16, p.dq, p.dk, p.dv, p.dout, p.o, p.lse, p.q, p.k, p.v, &call.shape,
+                       workspace);
+    free(workspace);
+  } else {
+    assert_true(attention_cudnn_backward(a, &cpu, backward, p.dq, p.dk, p.dv, p.dout, p.o, p.lse, p.q, p.k,
+                                         p.v, &call.shape, for_host(&b), &e));
+  }
   assert_true(tensor_guards_whole(&f) && tensor_guards_whole(&b));
   tensor_free(&f);
   tensor_free(&b);
@@ -259,15 +268,16 @@ static void compare(const Case *c, const Operands *found, const Operands *expect
   for (const Tensor *t : watched) assert_true(tensor_guards_whole(t));
 }
 
-/* dev: the GPU, or NULL for the stand-in */
-static void check_case(Device *dev, const Case *c) {
+/* dev: the GPU, or NULL for the stand-in. own_backward: see compute_by_stand_in; of a GPU, when it is
+ * deterministic. */
+static void check_case(Device *dev, const Case *c, bool own_backward) {
   Operands expected = operands_new(c), found = operands_new(c);
   compute_on_cpu(c, &expected);
   bool computed = true;
   if (dev)
     computed = compute_on_device(dev, c, &found);
   else
-    compute_by_stand_in(c, &found);
+    compute_by_stand_in(c, &found, own_backward);
   if (computed) {
     reorder_lse(c, &found.lse);
     compare(c, &found, &expected);
@@ -305,8 +315,10 @@ static void computes_the_attention(void **) {
     skip();
   }
   open_test_device(&dev, 0);
-  for (const Case &c : cases) check_case(on_cuda() ? &dev : NULL, &c);
-  for (const Case &c : packed_cases) check_case(on_cuda() ? &dev : NULL, &c);
+  for (const Case &c : cases) check_case(on_cuda() ? &dev : NULL, &c, false);
+  for (const Case &c : packed_cases) check_case(on_cuda() ? &dev : NULL, &c, false);
+  dev.deterministic = true;
+  for (const Case &c : cases) check_case(on_cuda() ? &dev : NULL, &c, true);
   device_close(&dev);
 }
 
@@ -324,13 +336,19 @@ static void goes_through_the_device(void **) {
   AttentionStrides ld = strides_of(&c);
   Error why = {};
   assert_false(attention_prepare(&dev, DT_FP32, &s, &ld, true, &why));
-  dev.deterministic = true;
-  assert_false(attention_prepare(&dev, DT_BF16, &s, &ld, true, &why));
-  assert_non_null(strstr(why.text, "from run to run"));
   assert_false(attention_cudnn_prepared(&dev, DT_BF16, &s));
   assert_string_equal(attention_choose(&dev, DT_BF16, &s, &why)->name, "own (cuda)");
+  dev.deterministic = true;
+  AttentionShape in_documents = s;
+  in_documents.packed = true;
+  assert_false(attention_prepare(&dev, DT_BF16, &in_documents, &ld, true, &why));
+  assert_non_null(strstr(why.text, "log-sum-exp"));
+  assert_true(attention_prepare(&dev, DT_BF16, &s, &ld, true, &why));
+  assert_string_equal(attention_choose(&dev, DT_BF16, &s, &why)->name,
+                      "cuDNN (forward), own (cuda) (backward)");
+  assert_int_equal(attention_backward_workspace(&dev, DT_BF16, &s), s.B * s.NH * s.T * 4);
   dev.deterministic = false;
-  check_case(&dev, &c);
+  check_case(&dev, &c, false);
   assert_string_equal(attention_choose(&dev, DT_BF16, &s, &why)->name, "cuDNN");
   assert_true(attention_cudnn_prepared(&dev, DT_BF16, &s));
   assert_false(attention_cudnn_prepared(&dev, DT_FP32, &s));

@@ -309,7 +309,8 @@ static void costs_are_ordered(void **state) {
   case_close(&k);
 }
 
-/* Where the same bits are wanted, the own attention is planned with, whose workspace is a number a row. */
+/* Where the same bits are wanted, the own backward is planned with, whose workspace is a number a row; the
+ * forward is cuDNN's, but not of packed documents. */
 static void the_same_bits_take_another_attention(void **state) {
   (void)state;
   Card card;
@@ -321,7 +322,14 @@ static void the_same_bits_take_another_attention(void **state) {
   card_device(&deterministic, &card, true);
   assert_true(attention_backward_workspace(&plain, DT_BF16, &s) > (size_t)2 << 30);
   assert_int_equal(attention_backward_workspace(&deterministic, DT_BF16, &s), 32 * 65536 * 4);
-  assert_int_equal(attention_forward_workspace(&deterministic, DT_BF16, &s), 0);
+  assert_int_equal(attention_forward_workspace(&deterministic, DT_BF16, &s),
+                   attention_forward_workspace(&plain, DT_BF16, &s));
+  assert_true(attention_forward_workspace(&deterministic, DT_BF16, &s) > 0);
+  AttentionShape packed = s;
+  packed.packed = true;
+  assert_int_equal(attention_backward_workspace(&deterministic, DT_BF16, &packed), 32 * 65536 * 4);
+  assert_int_equal(attention_forward_workspace(&deterministic, DT_BF16, &packed), 0);
+  assert_int_equal(attention_list_bytes(&deterministic, DT_BF16, &packed), 0);
 }
 
 /* Packed documents: on an A100 they are for the own attention, which asks for a number a query and head; on

@@ -31,11 +31,19 @@ static const AttentionMethod cudnn = {"cuDNN",
                                       attention_cudnn_cuda_forward,
                                       attention_cudnn_cuda_backward};
 
+/* Where the same bits are wanted from every run. */
+static const AttentionMethod cudnn_forward = {"cuDNN (forward), own (cuda) (backward)",
+                                              attention_cudnn_forward_workspace,
+                                              attention_flash_backward_workspace,
+                                              NULL,
+                                              attention_cudnn_cuda_forward,
+                                              attention_flash_backward};
+
 /* A batch with more documents than cuDNN's plan has room for is for the own kernels, whose workspace is the
  * smaller one. */
 static const AttentionMethod *choose_cuda(const Device *dev, DType dt, const AttentionShape *s, Error *e) {
   bool room = !s->packed || s->documents <= attention_documents_room(s);
-  if (room && attention_cudnn_prepared(dev, dt, s)) return &cudnn;
+  if (room && attention_cudnn_prepared(dev, dt, s)) return dev->deterministic ? &cudnn_forward : &cudnn;
   if (s->HS <= FLASH_MOST_HS) return &own_cuda;
   error_usage(e, "heads of %lld numbers, expected at most %d on a GPU.\nUse --device cpu.", (long long)s->HS,
               FLASH_MOST_HS);

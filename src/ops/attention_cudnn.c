@@ -66,6 +66,10 @@ bool attention_cudnn_supports(int capability, DType dt, const AttentionCall *cal
     return error_usage(why, "cuDNN's attention %s takes head sizes up to %lld here, in steps of 8, not %lld",
                        pass, (long long)largest, (long long)s->HS);
   if (!strides_fit(call)) return error_usage(why, "cuDNN's attention needs rows at a multiple of 16 bytes");
+  if (s->packed && deterministic)
+    return error_usage(why,
+                       "the backward that gives the same bits does not read cuDNN's log-sum-exp of packed "
+                       "documents");
   if (call->backward && deterministic)
     return error_usage(why, "cuDNN's attention backward adds in an order that differs from run to run");
   return true;

@@ -9,8 +9,9 @@
 extern "C" {
 #endif
 
-/* Makes the plans of the forward and, when training, of the backward. False where a call is not for cuDNN, or
- * there is none; the first line of *why can stand alone. */
+/* Makes the plans of the forward and, when training, of the backward; of a deterministic device only those of
+ * the forward. False where a call is not for cuDNN, or there is none; the first line of *why can stand alone.
+ */
 bool attention_cudnn_prepare(Device *dev, DType dt, const AttentionShape *s, const AttentionStrides *ld,
                              bool training, Error *why);
 
