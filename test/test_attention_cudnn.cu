@@ -326,7 +326,7 @@ static void computes_the_attention(void **) {
 static void goes_through_the_device(void **) {
 #ifdef __CUDACC__
   if (on_cuda()) skip(); /* the other test does */
-  const Case c = {"on a device", 1, 256, 256, 2, 1, 8, 0, false};
+  const Case c = {"on a device", 1, 256, 256, 2, 1, 8, 0, false, {}};
   CudaDevice hopper = {};
   Device dev = {};
   dev.kind = DEVICE_CUDA;

@@ -55,7 +55,8 @@ bool attention_cudnn_supports(int capability, DType dt, const AttentionCall *cal
   if (capability < 80)
     return error_usage(why, "cuDNN's attention needs compute capability 8.0, not %d.%d", capability / 10,
                        capability % 10);
-  if (s->packed && is_ampere(capability)) /* they keep dq and lse of every document as if it had T tokens */
+  if (s->packed && capability / 10 != 9 &&
+      capability / 10 != 10) /* dq there: of each document as of T tokens */
     return error_usage(
         why, "cuDNN's attention of packed documents needs compute capability 9.x or 10.x, not %d.%d",
         capability / 10, capability % 10);
