@@ -322,6 +322,23 @@ static void computes_the_attention(void **) {
   device_close(&dev);
 }
 
+/* Versions that get packed documents wrong still compute the rest. */
+static void old_versions_take_no_documents(void **) {
+  if (on_cuda()) skip(); /* the library is the one that is there */
+  Error e = {};
+  AttentionCall plain = {shape_of(&cases[0]), strides_of(&cases[0]), true}, packed = plain;
+  packed.shape.packed = true;
+  fake_version_number = CUDNN_OLDEST;
+  AttentionCudnn *a = attention_cudnn_open(NULL, &e);
+  assert_non_null(a);
+  assert_null(attention_cudnn_plan(a, &packed, &e));
+  assert_non_null(strstr(e.text, "found cuDNN 9.15.1, expected 9.18.0"));
+  assert_int_equal(e.code, EXIT_USAGE);
+  assert_non_null(attention_cudnn_plan(a, &plain, &e));
+  attention_cudnn_close(a);
+  fake_version_number = CUDNN_OLDEST_PACKED;
+}
+
 /* The way from attention.h to the library, on a device that claims to be a GPU. */
 static void goes_through_the_device(void **) {
 #ifdef __CUDACC__
@@ -383,6 +400,7 @@ static void goes_through_the_device(void **) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(computes_the_attention),
+                                     cmocka_unit_test(old_versions_take_no_documents),
                                      cmocka_unit_test(goes_through_the_device)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
