@@ -166,6 +166,12 @@ static void test_documents_are_listed(void **state) {
     StepBatch micro = model_micro_batch(&t.step, 0);
     model_embed(&t.model, &micro);
     assert_true(t.model.documents > attention_documents_room(&a));
+    tiny_documents(&t.step, lengths, COUNT(lengths));
+    model_embed(&t.model, &micro);
+    assert_int_equal(t.model.documents, attention_list_documents(expected, &a, micro.starts));
+    device_copy(t.model.dev, found, arena_get(&t.model.arena, t.schedule->documents), bytes,
+                COPY_FROM_DEVICE);
+    assert_memory_equal(found, expected, bytes);
     free(expected);
     free(found);
     tiny_close(&t);

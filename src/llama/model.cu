@@ -187,7 +187,7 @@ static void list_documents(Model *m, const StepBatch *micro) {
   m->documents = attention_list_documents(list, &a, micro->starts);
   if (m->documents > attention_documents_room(&a)) return; /* then nobody reads it */
   device_copy(m->dev, arena_get(&m->arena, s->documents), list,
-              attention_list_bytes(m->dev, s->shape.dtype, &a), COPY_TO_DEVICE);
+              (size_t)plan_buffer_bytes(s->plan, s->documents), COPY_TO_DEVICE);
 }
 
 void *model_embed(Model *m, const StepBatch *micro) {

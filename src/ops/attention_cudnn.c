@@ -45,6 +45,11 @@ static bool is_ampere(int capability) {
   return capability < 90 || capability >= 120;
 }
 
+/* The others' backward asks for memory as if every document had T tokens. */
+static bool takes_documents(int capability) {
+  return capability / 10 == 9 || capability / 10 == 10;
+}
+
 bool attention_cudnn_supports(int capability, DType dt, const AttentionCall *call, bool deterministic,
                               Error *why) {
   const AttentionShape *s = &call->shape;
@@ -55,8 +60,7 @@ bool attention_cudnn_supports(int capability, DType dt, const AttentionCall *cal
   if (capability < 80)
     return error_usage(why, "cuDNN's attention needs compute capability 8.0, not %d.%d", capability / 10,
                        capability % 10);
-  if (s->packed && capability / 10 != 9 &&
-      capability / 10 != 10) /* dq there: of each document as of T tokens */
+  if (s->packed && !takes_documents(capability))
     return error_usage(
         why, "cuDNN's attention of packed documents needs compute capability 9.x or 10.x, not %d.%d",
         capability / 10, capability % 10);

@@ -20,9 +20,8 @@ typedef struct Builder {
   const AttentionStrides *ld;
   AttentionGraph *graph;
   int64_t B;                 /* sequences, or room for documents */
-  Desc q_lengths, k_lengths; /* of the documents; NULL, as what follows, unless packed */
-  Desc query_offsets, key_offsets,
-      lse_offsets; /* where documents begin in heads of queries, of keys, in lse */
+  Desc q_lengths, k_lengths; /* of documents; NULL, as the offsets, unless packed */
+  Desc query_offsets, key_offsets, lse_offsets;
   Desc operations[MAX_OPERATIONS];
   int operation_count;
   int64_t next_id; /* of a tensor without memory */
