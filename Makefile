@@ -138,6 +138,9 @@ $(BUILD)/tokenize_faulty: $(BUILD)/tokenizer/tool/tokenize.c.o $(BUILD)/test/fau
 # cuDNN's place is taken by a stand-in where there is no GPU
 $(BUILD)/test_attention_cudnn: LDLIBS += -Wl,--wrap=cudnn_open
 
+# lists of documents are made where no attention reads them, too
+$(BUILD)/test_packing: LDLIBS += -Wl,--wrap=attention_list_bytes
+
 # the program with a disk that fails, for test_faults
 $(BUILD)/train_llama_faulty: LDLIBS += $(foreach f,write fsync rename,-Wl,--wrap=$(f))
 $(BUILD)/train_llama_faulty: $(BUILD)/train_llama.cu.o $(BUILD)/test/fault_io.c.o $(OBJECTS)

@@ -1,6 +1,7 @@
 /* A stand-in for cuDNN that does what a graph of operations says, one after the other, in double: what the
  * graph means is then known without a GPU. Tensors are addressed by their strides, those without memory too,
- * so that a reshape is another view of the same addresses. */
+ * so that a reshape is another view of the same addresses. What lies beyond the length of a document is NaN
+ * to who reads it, and is never written. */
 #ifndef FAKE_CUDNN_CUH
 #define FAKE_CUDNN_CUH
 
@@ -9,7 +10,8 @@
 #include <string.h>
 
 #include "device/cudnn_api.h"
-#include "device/group.cuh" // defines: bf16, value, store
+#include "device/group.cuh"            // defines: bf16, value, store
+#include "ops/attention_cudnn_graph.h" // defines: GraphTensor
 
 enum { FAKE_ATTRIBUTES = 8, FAKE_BYTES = 512, FAKE_WORKSPACE = 1000 };
 
@@ -98,17 +100,46 @@ static int fake_finalize(CudnnDescriptor) {
 
 typedef struct FakeTensor {
   int64_t dims[4], strides[4];
+  const int64_t *offsets; /* where each document begins in it, in units of `unit` elements; NULL: none */
+  int64_t unit;
   int type;
   void *memory; /* NULL: numbers */
   double *numbers;
 } FakeTensor;
 
+/* What the pack binds to a tensor. */
+static void *fake_bound(int64_t id, const FakeDescriptor *pack) {
+  const int64_t *ids = (const int64_t *)fake_value(pack, CUDNN9_ATTR_VARIANT_PACK_UNIQUE_IDS);
+  void *const *pointers = (void *const *)fake_value(pack, CUDNN9_ATTR_VARIANT_PACK_DATA_POINTERS);
+  int64_t count = 0;
+  for (int i = 0; i < pack->count; i++)
+    if (pack->attributes[i].name == CUDNN9_ATTR_VARIANT_PACK_UNIQUE_IDS) count = pack->attributes[i].count;
+  for (int64_t i = 0; i < count; i++)
+    if (ids[i] == id) return pointers[i];
+  PANIC("tensor %lld is bound to nothing", (long long)id);
+}
+
+static int64_t fake_id(const FakeDescriptor *f) {
+  int64_t id;
+  memcpy(&id, fake_value(f, CUDNN9_ATTR_TENSOR_UNIQUE_ID), sizeof id);
+  return id;
+}
+static void *fake_memory(const FakeDescriptor *f, const FakeDescriptor *pack) {
+  return fake_bound(fake_id(f), pack);
+}
+
+/* cuDNN's convention: dk and dv of every query head have the offsets of the keys, which count once for every
+ * query head of a group. */
+static int64_t fake_unit(const FakeTensor *t, int64_t id, const FakeDescriptor *pack) {
+  if (id != GRAPH_DK_ALL && id != GRAPH_DV_ALL) return 1;
+  return t->strides[2] * ((const int32_t *)fake_bound(GRAPH_K_LENGTHS, pack))[0] / t->offsets[1];
+}
+
 static FakeTensor fake_tensor(FakeDescriptor *f, const FakeDescriptor *pack) {
   FakeTensor t = {};
-  int64_t id, last = 0;
+  int64_t last = 0;
   memcpy(t.dims, fake_value(f, CUDNN9_ATTR_TENSOR_DIMENSIONS), sizeof t.dims);
   memcpy(t.strides, fake_value(f, CUDNN9_ATTR_TENSOR_STRIDES), sizeof t.strides);
-  memcpy(&id, fake_value(f, CUDNN9_ATTR_TENSOR_UNIQUE_ID), sizeof id);
   t.type = fake_number(f, CUDNN9_ATTR_TENSOR_DATA_TYPE);
   if (fake_value(f, CUDNN9_ATTR_TENSOR_IS_VIRTUAL)) {
     for (int i = 0; i < 4; i++) last += (t.dims[i] - 1) * t.strides[i];
@@ -116,33 +147,50 @@ static FakeTensor fake_tensor(FakeDescriptor *f, const FakeDescriptor *pack) {
     t.numbers = f->numbers;
     return t;
   }
-  const int64_t *ids = (const int64_t *)fake_value(pack, CUDNN9_ATTR_VARIANT_PACK_UNIQUE_IDS);
-  void *const *pointers = (void *const *)fake_value(pack, CUDNN9_ATTR_VARIANT_PACK_DATA_POINTERS);
-  int64_t count = 0;
-  for (int i = 0; i < pack->count; i++)
-    if (pack->attributes[i].name == CUDNN9_ATTR_VARIANT_PACK_UNIQUE_IDS) count = pack->attributes[i].count;
-  for (int64_t i = 0; i < count; i++)
-    if (ids[i] == id) t.memory = pointers[i];
-  CHECK(t.memory, "tensor %lld is bound to nothing", (long long)id);
+  t.memory = fake_memory(f, pack);
+  FakeDescriptor *offsets = fake_link(f, CUDNN9_ATTR_TENSOR_RAGGED_OFFSET_DESC);
+  if (offsets) {
+    CHECK(fake_number(offsets, CUDNN9_ATTR_TENSOR_DATA_TYPE) == CUDNN9_DATA_INT64, "type of offsets");
+    t.offsets = (const int64_t *)fake_memory(offsets, pack);
+    t.unit = fake_unit(&t, fake_id(f), pack);
+  }
   return t;
 }
 
+enum { FAKE_OUTSIDE = -1 };
+
+/* Tokens of a document, by the offsets. Tokens are along the third dimension, or the fourth of a tensor that
+ * is seen transposed. */
+static int fake_token_axis(const FakeTensor *t) {
+  return t->dims[3] > 1 && t->strides[2] == 1 ? 3 : 2;
+}
+static int64_t fake_tokens(const FakeTensor *t, int64_t document) {
+  return (t->offsets[document + 1] - t->offsets[document]) * t->unit / t->strides[fake_token_axis(t)];
+}
+
 /* Where the element is, of a tensor that may be smaller than `dims` is: query heads that share a key/value
- * head, a number for a whole row. */
+ * head, a number for a whole row. FAKE_OUTSIDE beyond the end of a document. */
 static int64_t fake_address(const FakeTensor *t, const int64_t dims[4], const int64_t at[4]) {
   int64_t address = 0;
-  for (int i = 0; i < 4; i++) address += at[i] * t->dims[i] / dims[i] * t->strides[i];
+  for (int i = 0; i < 4; i++) {
+    int64_t index = at[i] * t->dims[i] / dims[i];
+    if (t->offsets && i == fake_token_axis(t) && index >= fake_tokens(t, at[0])) return FAKE_OUTSIDE;
+    address += t->offsets && i == 0 ? t->offsets[index] * t->unit : index * t->strides[i];
+  }
   return address;
 }
 
 static double fake_load(const FakeTensor *t, int64_t address) {
+  if (address == FAKE_OUTSIDE) return NAN;
   if (!t->memory) return t->numbers[address];
+  if (t->type == CUDNN9_DATA_INT32) return ((const int32_t *)t->memory)[address];
   return t->type == CUDNN9_DATA_BFLOAT16 ? value(((const bf16 *)t->memory)[address])
                                          : ((const float *)t->memory)[address];
 }
 
 static void fake_store(FakeTensor *t, int64_t address, double x) {
   bf16 rounded;
+  if (address == FAKE_OUTSIDE) return;
   store(&rounded, (float)x);
   if (!t->memory)
     t->numbers[address] = t->type == CUDNN9_DATA_BFLOAT16 ? value(rounded) : x;
@@ -163,14 +211,33 @@ static bool fake_next(const int64_t dims[4], int64_t at[4]) {
 
 /* ---- operations ---- */
 
-static void fake_matmul(FakeTensor *x, FakeTensor *y, FakeTensor *out) {
+/* A size of a product: of each document its own, where the operation says so. */
+typedef struct FakeSize {
+  int64_t whole;
+  const int32_t *lengths; /* NULL: whole */
+} FakeSize;
+
+static FakeSize fake_size(const FakeDescriptor *op, int name, int64_t whole, const FakeDescriptor *pack) {
+  const FakeDescriptor *lengths = fake_link(op, name);
+  return FakeSize{whole, lengths ? (const int32_t *)fake_memory(lengths, pack) : NULL};
+}
+static int64_t fake_size_of(FakeSize size, int64_t document) {
+  return size.lengths ? size.lengths[document] : size.whole;
+}
+
+static void fake_matmul(FakeTensor *x, FakeTensor *y, FakeTensor *out, const FakeDescriptor *op,
+                        const FakeDescriptor *pack) {
   int64_t at[4] = {0}, K = x->dims[3];
+  FakeSize m = fake_size(op, CUDNN9_ATTR_OPERATION_MATMUL_GEMM_M_OVERRIDE_DESC, out->dims[2], pack);
+  FakeSize n = fake_size(op, CUDNN9_ATTR_OPERATION_MATMUL_GEMM_N_OVERRIDE_DESC, out->dims[3], pack);
+  FakeSize inner = fake_size(op, CUDNN9_ATTR_OPERATION_MATMUL_GEMM_K_OVERRIDE_DESC, K, pack);
   int64_t x_dims[4] = {out->dims[0], out->dims[1], out->dims[2], K};
   int64_t y_dims[4] = {out->dims[0], out->dims[1], K, out->dims[3]};
   CHECK(y->dims[2] == K && x->dims[2] == out->dims[2] && y->dims[3] == out->dims[3], "shapes of a product");
   do {
-    double sum = 0;
-    for (int64_t k = 0; k < K; k++) {
+    bool inside = at[2] < fake_size_of(m, at[0]) && at[3] < fake_size_of(n, at[0]);
+    double sum = inside ? 0 : NAN;
+    for (int64_t k = 0; inside && k < fake_size_of(inner, at[0]); k++) {
       int64_t x_at[4] = {at[0], at[1], at[2], k}, y_at[4] = {at[0], at[1], k, at[3]};
       sum += fake_load(x, fake_address(x, x_dims, x_at)) * fake_load(y, fake_address(y, y_dims, y_at));
     }
@@ -189,6 +256,8 @@ static double fake_compute(int mode, double x, double y, bool where, int64_t ind
   case CUDNN9_POINTWISE_IDENTITY: return x;
   case CUDNN9_POINTWISE_CMP_GT: return x > y;
   case CUDNN9_POINTWISE_CMP_GE: return x >= y;
+  case CUDNN9_POINTWISE_CMP_LT: return x < y;
+  case CUDNN9_POINTWISE_LOGICAL_AND: return x != 0 && y != 0;
   case CUDNN9_POINTWISE_BINARY_SELECT: return where ? x : y;
   case CUDNN9_POINTWISE_GEN_INDEX: return (double)index;
   default: PANIC("pointwise mode %d", mode);
@@ -219,6 +288,7 @@ static void fake_reduce(int mode, FakeTensor *x, FakeTensor *out) {
   double *sums = (double *)malloc(count * sizeof *sums);
   for (size_t i = 0; i < count; i++) sums[i] = is_max ? -INFINITY : 0;
   FakeTensor packed = *out; /* the partial results, in double and without gaps */
+  packed.offsets = NULL;
   for (int64_t i = 3, stride = 1; i >= 0; stride *= out->dims[i--]) packed.strides[i] = stride;
   do {
     double a = fake_load(x, fake_address(x, x->dims, at)), *sum = &sums[fake_address(&packed, x->dims, at)];
@@ -230,11 +300,12 @@ static void fake_reduce(int mode, FakeTensor *x, FakeTensor *out) {
   free(sums);
 }
 
+/* The same addresses with rows and columns exchanged. */
 static void fake_reshape(FakeTensor *x, FakeTensor *out) {
   int64_t at[4] = {0};
   do {
-    int64_t address = fake_address(out, out->dims, at);
-    fake_store(out, address, fake_load(x, address));
+    int64_t from[4] = {at[0], at[1], at[3], at[2]};
+    fake_store(out, fake_address(out, out->dims, at), fake_load(x, fake_address(x, x->dims, from)));
   } while (fake_next(out->dims, at));
 }
 
@@ -244,7 +315,7 @@ static void fake_run(const FakeDescriptor *op, const FakeDescriptor *pack) {
     FakeTensor x = fake_tensor(fake_link(op, CUDNN9_ATTR_OPERATION_MATMUL_ADESC), pack);
     FakeTensor y = fake_tensor(fake_link(op, CUDNN9_ATTR_OPERATION_MATMUL_BDESC), pack);
     FakeTensor out = fake_tensor(fake_link(op, CUDNN9_ATTR_OPERATION_MATMUL_CDESC), pack);
-    fake_matmul(&x, &y, &out);
+    fake_matmul(&x, &y, &out, op, pack);
     break;
   }
   case CUDNN9_BACKEND_OPERATION_POINTWISE_DESCRIPTOR: {
@@ -287,8 +358,9 @@ static int fake_execute(CudnnHandle, CudnnDescriptor plan, CudnnDescriptor pack)
 
 /* ---- the library ---- */
 
+static size_t fake_version_number = CUDNN_OLDEST_PACKED;
 static size_t fake_version(void) {
-  return CUDNN_OLDEST;
+  return fake_version_number;
 }
 static const char *fake_error(int) {
   return "a fake error";

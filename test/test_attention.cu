@@ -254,7 +254,8 @@ typedef struct PackedCase {
  * lengths: of documents, see PackedCase; NULL: not packed. */
 static void check_case(Device *dev, DType dt, const Case *c, const int64_t *lengths) {
   AttentionShape s = {
-      c->B, c->T, c->NH, c->NKV, c->HS, c->window, 1.0f / sqrtf((float)c->HS), lengths != NULL, NULL};
+      c->B, c->T, c->NH, c->NKV, c->HS, c->window, 1.0f / sqrtf((float)c->HS), lengths != NULL,
+      NULL, 0,    NULL};
   Mirror *starts = lengths ? document_starts(c, lengths) : NULL;
   if (starts) s.starts = (const int32_t *)mirror_use(starts);
   int64_t C = s.NH * s.HS, Ck = s.NKV * s.HS;
@@ -305,7 +306,7 @@ static void check_cases(const Case *cases, size_t n) {
 /* The definition's own gradients against differences of its own outputs: loss = sum(dout * o). Central
  * differences err by step^2 times the third derivative (of order 1 here) and by 1e-16 / step. */
 static void test_reference(void **) {
-  AttentionShape s = {1, 5, 4, 2, 4, 3, 0.5f, false, NULL};
+  AttentionShape s = {1, 5, 4, 2, 4, 3, 0.5f, false, NULL, 0, NULL};
   Tensor t[4] = {tensor_new(DT_FP32, 5, 16, 16), tensor_new(DT_FP32, 5, 8, 8), tensor_new(DT_FP32, 5, 8, 8),
                  tensor_new(DT_FP32, 5, 16, 16)};
   double *x[4];
@@ -421,7 +422,8 @@ static void check_skipped(Device *dev, DType dt, bool one_pass) {
   static const int64_t lengths[] = {LENGTH, 0};
   Case c = {1, ROWS, 4, one_pass ? 2 : 1, 16, 0, dev->threads, 1, 16};
   Mirror *starts = document_starts(&c, lengths);
-  AttentionShape s = {1, ROWS, c.NH, c.NKV, c.HS, 0, 0.25f, true, (const int32_t *)mirror_use(starts)};
+  AttentionShape s = {1, ROWS, c.NH, c.NKV, c.HS, 0, 0.25f, true, (const int32_t *)mirror_use(starts),
+                      0, NULL};
   Operands clean = run_attention(dev, dt, &s, &c), t = run_attention(dev, dt, &s, &c);
   for (int64_t i = 0; i < ROWS; i++) {
     if (i / LENGTH == 1) continue;
@@ -453,7 +455,7 @@ static void test_other_documents_are_skipped(void **) {
 static void test_workspace_is_small(void **) {
   Device dev;
   open_test_device(&dev, 2);
-  AttentionShape s = {1, 1 << 20, 32, 8, 128, 0, 0.1f, false, NULL};
+  AttentionShape s = {1, 1 << 20, 32, 8, 128, 0, 0.1f, false, NULL, 0, NULL};
   int64_t row = s.NH * 4; /* bytes of delta a token: the only part that grows with T */
   for (int t = 0; t < 2; t++) {
     DType dt = t ? DT_BF16 : DT_FP32;

@@ -94,16 +94,16 @@ static void check(Ops *ops, DType dt, AttentionShape s, int64_t before, int64_t 
 static void check_all(Ops *ops) {
   const DType types[] = {DT_FP32, DT_BF16};
   for (DType dt : types) {
-    check(ops, dt, AttentionShape{1, 0, 4, 2, 8, 0, 0, false, NULL}, 0, 1);
-    check(ops, dt, AttentionShape{1, 0, 4, 2, 8, 0, 0, false, NULL}, 0, 11);
-    check(ops, dt, AttentionShape{1, 0, 6, 2, 10, 5, 0, false, NULL}, 3,
+    check(ops, dt, AttentionShape{1, 0, 4, 2, 8, 0, 0, false, NULL, 0, NULL}, 0, 1);
+    check(ops, dt, AttentionShape{1, 0, 4, 2, 8, 0, 0, false, NULL, 0, NULL}, 0, 11);
+    check(ops, dt, AttentionShape{1, 0, 6, 2, 10, 5, 0, false, NULL, 0, NULL}, 3,
           9); /* a window that begins within the rows */
-    check(ops, dt, AttentionShape{1, 0, 2, 1, 64, 0, 0, false, NULL}, 447,
+    check(ops, dt, AttentionShape{1, 0, 2, 1, 64, 0, 0, false, NULL, 0, NULL}, 447,
           2); /* a tile of keys, and one key more */
-    check(ops, dt, AttentionShape{1, 0, 3, 3, 96, 0, 0, false, NULL}, 1100, 1); /* several tiles */
-    check(ops, dt, AttentionShape{1, 0, 2, 2, 32, 600, 0, false, NULL}, 1000,
+    check(ops, dt, AttentionShape{1, 0, 3, 3, 96, 0, 0, false, NULL, 0, NULL}, 1100, 1); /* several tiles */
+    check(ops, dt, AttentionShape{1, 0, 2, 2, 32, 600, 0, false, NULL, 0, NULL}, 1000,
           3); /* a window of several tiles */
-    check(ops, dt, AttentionShape{1, 0, 1, 1, CACHED_MOST_HS, 0, 0, false, NULL}, 300, 1);
+    check(ops, dt, AttentionShape{1, 0, 1, 1, CACHED_MOST_HS, 0, 0, false, NULL, 0, NULL}, 300, 1);
   }
 }
 

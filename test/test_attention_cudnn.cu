@@ -14,6 +14,7 @@ extern "C" {
 
 #include "fake_cudnn.cuh" // defines: fake_cudnn
 #include "ops/attention_cudnn.h"
+#include "ops/attention_documents.h" // defines: attention_document_list_bytes
 #ifdef __CUDACC__
 #include "ops/attention_cudnn_cuda.h"
 #endif
@@ -31,12 +32,14 @@ extern "C" bool __wrap_cudnn_open(Cudnn *cudnn, Error *e) {
 typedef struct Case {
   const char *name;
   int64_t B, T, fake_T, NH, NKV, HS, window;
-  bool apart; /* queries and keys have a buffer of their own */
+  bool apart;         /* queries and keys have a buffer of their own */
+  int64_t lengths[6]; /* of documents, which fill the sequences in turn; 0 ends them; none: not packed */
 } Case;
 
 static AttentionShape shape_of(const Case *c) {
-  return AttentionShape{c->B, on_cuda() ? c->T : c->fake_T, c->NH, c->NKV, c->HS, c->window, 0.3f, false,
-                        NULL};
+  return AttentionShape{
+      c->B, on_cuda() ? c->T : c->fake_T, c->NH, c->NKV, c->HS, c->window, 0.3f, c->lengths[0] > 0, NULL, 0,
+      NULL};
 }
 
 static AttentionStrides strides_of(const Case *c) {
@@ -47,7 +50,38 @@ static AttentionStrides strides_of(const Case *c) {
 /* What goes in, and what comes out of one of the two. */
 typedef struct Operands {
   Tensor qk, qkv, dout, o, lse, d_qkv;
+  Mirror *starts, *list; /* of packed cases, else NULL */
+  int64_t documents;
 } Operands;
+
+/* Where each row's document begins, and all documents as a list. */
+static void documents_new(Operands *t, const Case *c) {
+  AttentionShape s = shape_of(c);
+  t->starts = t->list = NULL;
+  t->documents = 0;
+  if (!s.packed) return;
+  t->starts = mirror_new((size_t)(s.B * s.T) * sizeof(int32_t));
+  t->list = mirror_new(attention_document_list_bytes(&s));
+  int32_t *starts = (int32_t *)mirror_write(t->starts);
+  for (int64_t b = 0, i = 0; b < s.B; b++)
+    for (int64_t at = 0, end; at < s.T; at = end) {
+      end = c->lengths[i] < s.T - at ? at + c->lengths[i] : s.T;
+      i = c->lengths[i + 1] ? i + 1 : 0;
+      for (int64_t row = at; row < end; row++) starts[b * s.T + row] = (int32_t)at;
+    }
+  t->documents = attention_list_documents(mirror_write(t->list), &s, starts);
+  assert_true(t->documents < attention_documents_room(&s)); /* some is left, without tokens */
+}
+
+/* The shape of a call, with what is in device memory. */
+static AttentionShape shape_of_call(const Case *c, const Operands *t) {
+  AttentionShape s = shape_of(c);
+  if (!s.packed) return s;
+  s.starts = (const int32_t *)mirror_use(t->starts);
+  s.list = mirror_use(t->list);
+  s.documents = t->documents;
+  return s;
+}
 
 static Operands operands_new(const Case *c) {
   AttentionShape s = shape_of(c);
@@ -63,12 +97,16 @@ static Operands operands_new(const Case *c) {
   tensor_random(&t.qk, 1, 1);
   tensor_random(&t.qkv, 1, 2);
   tensor_random(&t.dout, 1, 3);
+  documents_new(&t, c);
   return t;
 }
 
 static void operands_free(Operands *t) {
   Tensor *all[] = {&t->qk, &t->qkv, &t->dout, &t->o, &t->lse, &t->d_qkv};
   for (Tensor *x : all) tensor_free(x);
+  if (!t->starts) return;
+  mirror_free(t->starts);
+  mirror_free(t->list);
 }
 
 /* The heads from one on, in rows of qkv. */
@@ -109,6 +147,7 @@ static void compute_on_cpu(const Case *c, const Operands *t) {
   Error e = {};
   CHECK(device_open(&cpu, "cpu", 0, &e), "%s", e.text);
   AttentionShape s = shape_of(c);
+  if (s.packed) s.starts = (const int32_t *)mirror_read(t->starts);
   Pointers p = pointers(c, t, for_host);
   void *forward = malloc(attention_forward_workspace(&cpu, DT_BF16, &s));
   void *backward = malloc(attention_backward_workspace(&cpu, DT_BF16, &s));
@@ -124,12 +163,19 @@ static Tensor workspace_new(size_t bytes) {
   return tensor_new(DT_FP32, 1, (int64_t)(bytes / 4), (int64_t)(bytes / 4));
 }
 
-/* Through attention.h, as a run does it. */
-static void compute_on_device(Device *dev, const Case *c, const Operands *t) {
-  AttentionShape s = shape_of(c);
+/* Through attention.h, as a run does it. False, after saying so, where the GPU or the library is not one for
+ * packed documents. */
+static bool compute_on_device(Device *dev, const Case *c, const Operands *t) {
+  AttentionShape s = shape_of_call(c, t);
   AttentionStrides ld = strides_of(c);
   Error why = {};
-  if (!attention_prepare(dev, DT_BF16, &s, &ld, true, &why)) fail_msg("%s: %s", c->name, why.text);
+  if (!attention_prepare(dev, DT_BF16, &s, &ld, true, &why)) {
+    if (!s.packed || why.code != EXIT_USAGE) fail_msg("%s: %s", c->name, why.text);
+    print_message("SKIPPED: %s: %s\n", c->name, why.text);
+    return false;
+  }
+  const char *name = dev->deterministic ? "cuDNN (forward), own (cuda) (backward)" : "cuDNN";
+  assert_string_equal(attention_choose(dev, DT_BF16, &s, &why)->name, name);
   Tensor forward = workspace_new(attention_forward_workspace(dev, DT_BF16, &s));
   Tensor backward = workspace_new(attention_backward_workspace(dev, DT_BF16, &s));
   Pointers p = pointers(c, t, for_device);
@@ -139,11 +185,15 @@ static void compute_on_device(Device *dev, const Case *c, const Operands *t) {
   assert_true(tensor_guards_whole(&forward) && tensor_guards_whole(&backward));
   tensor_free(&forward);
   tensor_free(&backward);
+  return true;
 }
 
-static void compute_by_stand_in(const Case *c, const Operands *t) {
-  AttentionCall call = {shape_of(c), strides_of(c), false};
+/* own_backward: from what the stand-in's forward leaves, by the CPU's own. */
+static void compute_by_stand_in(const Case *c, const Operands *t, bool own_backward) {
+  AttentionCall call = {shape_of_call(c, t), strides_of(c), false};
   Error e = {};
+  Device cpu;
+  CHECK(device_open(&cpu, "cpu", 0, &e), "%s", e.text);
   AttentionCudnn *a = attention_cudnn_open(NULL, &e);
   assert_non_null(a);
   const AttentionPlan *forward = attention_cudnn_plan(a, &call, &e);
@@ -153,14 +203,35 @@ static void compute_by_stand_in(const Case *c, const Operands *t) {
   Tensor f = workspace_new(attention_plan_workspace(forward));
   Tensor b = workspace_new(attention_plan_workspace(backward));
   Pointers p = pointers(c, t, for_host);
-  float scale = call.shape.scale;
-  assert_true(attention_cudnn_forward(a, forward, p.o, p.lse, p.q, p.k, p.v, scale, for_host(&f), &e));
-  assert_true(attention_cudnn_backward(a, backward, p.dq, p.dk, p.dv, p.dout, p.o, p.lse, p.q, p.k, p.v,
-                                       scale, for_host(&b), &e));
+  assert_true(
+      attention_cudnn_forward(a, &cpu, forward, p.o, p.lse, p.q, p.k, p.v, &call.shape, for_host(&f), &e));
+  if (own_backward) {
+    void *workspace = malloc(attention_backward_workspace(&cpu, DT_BF16, &call.shape));
+    attention_backward(&cpu, DT_BF16, p.dq, p.dk, p.dv, p.dout, p.o, p.lse, p.q, p.k, p.v, &call.shape,
+                       workspace);
+    free(workspace);
+  } else {
+    assert_true(attention_cudnn_backward(a, &cpu, backward, p.dq, p.dk, p.dv, p.dout, p.o, p.lse, p.q, p.k,
+                                         p.v, &call.shape, for_host(&b), &e));
+  }
   assert_true(tensor_guards_whole(&f) && tensor_guards_whole(&b));
   tensor_free(&f);
   tensor_free(&b);
   attention_cudnn_close(a);
+  device_close(&cpu);
+}
+
+/* lse as the CPU orders it, [B, NH, T], from cuDNN's of documents, [B*T, NH]. */
+static void reorder_lse(const Case *c, const Tensor *lse) {
+  AttentionShape s = shape_of(c);
+  if (!s.packed) return;
+  size_t count = (size_t)(s.B * s.NH * s.T);
+  float *rows = (float *)malloc(count * sizeof *rows);
+  memcpy(rows, on_host(lse), count * sizeof *rows);
+  for (int64_t b = 0; b < s.B; b++)
+    for (int64_t h = 0; h < s.NH; h++)
+      for (int64_t i = 0; i < s.T; i++) tensor_set(lse, b * s.NH + h, i, rows[(b * s.T + i) * s.NH + h]);
+  free(rows);
 }
 
 /* Relative L2 distance of columns [from, to). */
@@ -197,27 +268,42 @@ static void compare(const Case *c, const Operands *found, const Operands *expect
   for (const Tensor *t : watched) assert_true(tensor_guards_whole(t));
 }
 
-/* dev: the GPU, or NULL for the stand-in */
-static void check_case(Device *dev, const Case *c) {
+/* dev: the GPU, or NULL for the stand-in. own_backward: see compute_by_stand_in; of a GPU, when it is
+ * deterministic. */
+static void check_case(Device *dev, const Case *c, bool own_backward) {
   Operands expected = operands_new(c), found = operands_new(c);
   compute_on_cpu(c, &expected);
+  bool computed = true;
   if (dev)
-    compute_on_device(dev, c, &found);
+    computed = compute_on_device(dev, c, &found);
   else
-    compute_by_stand_in(c, &found);
-  compare(c, &found, &expected);
+    compute_by_stand_in(c, &found, own_backward);
+  if (computed) {
+    reorder_lse(c, &found.lse);
+    compare(c, &found, &expected);
+  }
   operands_free(&expected);
   operands_free(&found);
 }
 
 static const Case cases[] = {
-    {"one head", 1, 512, 48, 1, 1, 64, 0, false},
-    {"grouped heads", 2, 1024, 40, 4, 2, 64, 0, false},
-    {"one key head, two sequences", 2, 777, 33, 6, 1, 128, 0, false},
-    {"a window", 1, 1000, 41, 4, 2, 64, 7, false},
-    {"a window as long as the sequence", 1, 1000, 41, 4, 2, 64, 1000, false},
-    {"queries and keys apart", 2, 300, 30, 4, 2, 128, 0, true},
-    {"96 in a head, apart, a window", 2, 515, 35, 3, 3, 96, 20, true},
+    {"one head", 1, 512, 48, 1, 1, 64, 0, false, {}},
+    {"grouped heads", 2, 1024, 40, 4, 2, 64, 0, false, {}},
+    {"one key head, two sequences", 2, 777, 33, 6, 1, 128, 0, false, {}},
+    {"a window", 1, 1000, 41, 4, 2, 64, 7, false, {}},
+    {"a window as long as the sequence", 1, 1000, 41, 4, 2, 64, 1000, false, {}},
+    {"queries and keys apart", 2, 300, 30, 4, 2, 128, 0, true, {}},
+    {"96 in a head, apart, a window", 2, 515, 35, 3, 3, 96, 20, true, {}},
+};
+
+/* The first documents are so short that the stand-in's sequences hold several, too. */
+static const Case packed_cases[] = {
+    {"documents", 1, 2048, 24, 2, 2, 64, 0, false, {9, 1, 1000, 300}},
+    {"documents of grouped heads", 2, 3000, 20, 4, 2, 64, 0, false, {13, 1, 700, 128, 1300}},
+    {"documents of one key head, apart", 3, 1000, 17, 6, 1, 128, 0, true, {5, 129, 640, 9}},
+    {"documents and a window", 2, 1500, 24, 4, 2, 64, 7, false, {19, 2, 64, 800}},
+    {"documents shorter than a window", 1, 1500, 24, 4, 2, 96, 700, true, {17, 500}},
+    {"one document a sequence", 2, 1024, 16, 4, 2, 128, 0, false, {1024}},
 };
 
 static void computes_the_attention(void **) {
@@ -229,15 +315,35 @@ static void computes_the_attention(void **) {
     skip();
   }
   open_test_device(&dev, 0);
-  for (const Case &c : cases) check_case(on_cuda() ? &dev : NULL, &c);
+  for (const Case &c : cases) check_case(on_cuda() ? &dev : NULL, &c, false);
+  for (const Case &c : packed_cases) check_case(on_cuda() ? &dev : NULL, &c, false);
+  dev.deterministic = true;
+  for (const Case &c : cases) check_case(on_cuda() ? &dev : NULL, &c, true);
   device_close(&dev);
+}
+
+/* Versions that get packed documents wrong still compute the rest. */
+static void old_versions_take_no_documents(void **) {
+  if (on_cuda()) skip(); /* the library is the one that is there */
+  Error e = {};
+  AttentionCall plain = {shape_of(&cases[0]), strides_of(&cases[0]), true}, packed = plain;
+  packed.shape.packed = true;
+  fake_version_number = CUDNN_OLDEST;
+  AttentionCudnn *a = attention_cudnn_open(NULL, &e);
+  assert_non_null(a);
+  assert_null(attention_cudnn_plan(a, &packed, &e));
+  assert_non_null(strstr(e.text, "found cuDNN 9.15.1, expected 9.18.0"));
+  assert_int_equal(e.code, EXIT_USAGE);
+  assert_non_null(attention_cudnn_plan(a, &plain, &e));
+  attention_cudnn_close(a);
+  fake_version_number = CUDNN_OLDEST_PACKED;
 }
 
 /* The way from attention.h to the library, on a device that claims to be a GPU. */
 static void goes_through_the_device(void **) {
 #ifdef __CUDACC__
   if (on_cuda()) skip(); /* the other test does */
-  const Case c = {"on a device", 1, 256, 256, 2, 1, 8, 0, false};
+  const Case c = {"on a device", 1, 256, 256, 2, 1, 8, 0, false, {}};
   CudaDevice hopper = {};
   Device dev = {};
   dev.kind = DEVICE_CUDA;
@@ -247,18 +353,44 @@ static void goes_through_the_device(void **) {
   AttentionStrides ld = strides_of(&c);
   Error why = {};
   assert_false(attention_prepare(&dev, DT_FP32, &s, &ld, true, &why));
-  dev.deterministic = true;
-  assert_false(attention_prepare(&dev, DT_BF16, &s, &ld, true, &why));
-  assert_non_null(strstr(why.text, "from run to run"));
   assert_false(attention_cudnn_prepared(&dev, DT_BF16, &s));
   assert_string_equal(attention_choose(&dev, DT_BF16, &s, &why)->name, "own (cuda)");
+  dev.deterministic = true;
+  AttentionShape in_documents = s;
+  in_documents.packed = true;
+  assert_false(attention_prepare(&dev, DT_BF16, &in_documents, &ld, true, &why));
+  assert_non_null(strstr(why.text, "log-sum-exp"));
+  assert_true(attention_prepare(&dev, DT_BF16, &s, &ld, true, &why));
+  assert_string_equal(attention_choose(&dev, DT_BF16, &s, &why)->name,
+                      "cuDNN (forward), own (cuda) (backward)");
+  assert_int_equal(attention_backward_workspace(&dev, DT_BF16, &s), s.B * s.NH * s.T * 4);
   dev.deterministic = false;
-  check_case(&dev, &c);
+  check_case(&dev, &c, false);
   assert_string_equal(attention_choose(&dev, DT_BF16, &s, &why)->name, "cuDNN");
   assert_true(attention_cudnn_prepared(&dev, DT_BF16, &s));
   assert_false(attention_cudnn_prepared(&dev, DT_FP32, &s));
   shorter.T = 255;
   assert_false(attention_cudnn_prepared(&dev, DT_BF16, &shorter));
+
+  /* packed: a plan of its own, with room for some documents and a workspace for any number of them */
+  AttentionShape documents = s;
+  documents.packed = true;
+  assert_string_equal(attention_choose(&dev, DT_BF16, &documents, &why)->name, "own (cuda)");
+  assert_int_equal(attention_list_bytes(&dev, DT_BF16, &documents), 0);
+  size_t own = attention_backward_workspace(&dev, DT_BF16, &documents);
+  assert_int_equal(attention_forward_workspace(&dev, DT_BF16, &documents), 0);
+  dev.capability = 80;
+  assert_false(attention_prepare(&dev, DT_BF16, &documents, &ld, true, &why));
+  assert_non_null(strstr(why.text, "not 8.0"));
+  dev.capability = 90;
+  assert_true(attention_prepare(&dev, DT_BF16, &documents, &ld, true, &why));
+  documents.documents = attention_documents_room(&documents);
+  assert_string_equal(attention_choose(&dev, DT_BF16, &documents, &why)->name, "cuDNN");
+  assert_int_equal(attention_list_bytes(&dev, DT_BF16, &documents),
+                   attention_document_list_bytes(&documents));
+  assert_true(attention_backward_workspace(&dev, DT_BF16, &documents) > own);
+  documents.documents++;
+  assert_string_equal(attention_choose(&dev, DT_BF16, &documents, &why)->name, "own (cuda)");
   dev.extra[EXTRA_ATTENTION].close(dev.extra[EXTRA_ATTENTION].data);
 #else
   print_message("SKIPPED: the way to cuDNN through a CUDA device, in a build without CUDA\n");
@@ -268,6 +400,7 @@ static void goes_through_the_device(void **) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(computes_the_attention),
+                                     cmocka_unit_test(old_versions_take_no_documents),
                                      cmocka_unit_test(goes_through_the_device)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -114,7 +114,7 @@ static void test_documents_in_blocks(void **) {
 static int64_t copies_of(Device *dev, DType dt, int64_t T, const int64_t *lengths) {
   Case c = {1, T, 2, 1, 32, 0, 1, 1, 16};
   Mirror *starts = lengths ? document_starts(&c, lengths) : NULL;
-  AttentionShape s = {1, T, c.NH, c.NKV, c.HS, 0, 0.2f, starts != NULL, NULL};
+  AttentionShape s = {1, T, c.NH, c.NKV, c.HS, 0, 0.2f, starts != NULL, NULL, 0, NULL};
   if (starts) s.starts = (const int32_t *)mirror_use(starts);
   int64_t before = emulated_copies;
   Operands t = run_attention(dev, dt, &s, &c);
@@ -148,7 +148,7 @@ static char *far_rows(size_t bytes) {
  * gradients of the last row [4 HS]. */
 static void last_gradients(bf16 *out, int64_t ld) {
   Device dev = emulated_device();
-  AttentionShape s = {1, FAR_T, 2, 1, FAR_HS, 0, 0.125f, false, NULL};
+  AttentionShape s = {1, FAR_T, 2, 1, FAR_HS, 0, 0.125f, false, NULL, 0, NULL};
   size_t bytes = (size_t)(FAR_T * ld) * sizeof(bf16);
   bf16 *x = (bf16 *)far_rows(bytes), *d = (bf16 *)far_rows(bytes), o[FAR_T * 2 * FAR_HS];
   float lse[2 * FAR_T], workspace[2 * FAR_T];

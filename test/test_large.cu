@@ -188,7 +188,7 @@ static Heads part(char *rows, int64_t first_column) {
 /* Forward and backward of `rows` rows as one sequence; o is its own gradient. */
 static void attend(Large *l, char *o, float *lse, char *d, char *qkv, int64_t rows) {
   const int64_t q = 0, k = 24 * 128, v = 28 * 128;
-  AttentionShape s = {1, rows, 24, 4, 128, 100, 0.09f, false, NULL};
+  AttentionShape s = {1, rows, 24, 4, 128, 100, 0.09f, false, NULL, 0, NULL};
   size_t bytes = attention_forward_workspace(&l->dev, dt, &s),
          more = attention_backward_workspace(&l->dev, dt, &s);
   bytes = bytes > more ? bytes : more;

@@ -10,9 +10,19 @@ extern "C" {
 #include <math.h>
 #include <stdio.h>
 
-#include "tiny_model.cuh" // defines: TinyModel, tiny_open, tiny_close, tiny_documents
+#include "ops/attention_documents.h" // defines: attention_document_list_bytes
+#include "tiny_model.cuh"            // defines: TinyModel, tiny_open, tiny_close, tiny_documents
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
+
+/* The linker puts this in attention_list_bytes' place, so that a device whose attention reads no list has
+ * one, too. */
+static bool lists_for_all;
+extern "C" size_t __real_attention_list_bytes(const Device *dev, DType dt, const AttentionShape *s);
+extern "C" size_t __wrap_attention_list_bytes(const Device *dev, DType dt, const AttentionShape *s) {
+  return lists_for_all && s->packed ? attention_document_list_bytes(s)
+                                    : __real_attention_list_bytes(dev, dt, s);
+}
 
 /* Sums over the documents of a batch. */
 typedef struct Sum {
@@ -126,6 +136,49 @@ static void test_long_documents(void **state) {
   check(true, tiny_shape(1, 1, 600), lengths, COUNT(lengths), "long documents");
 }
 
+/* Each micro-batch's documents are on the device while its layers compute, and in the memory plan; when there
+ * are too many for a list, only how many is known. */
+static void test_documents_are_listed(void **state) {
+  (void)state;
+  static const int64_t lengths[] = {20, 1, 40}, many[] = {3, 2};
+  lists_for_all = true;
+  for (int64_t groups = 1; groups <= 2; groups++) {
+    RunShape shape = tiny_shape(2, 2, 50);
+    shape.attn_groups = groups;
+    check(false, shape, lengths, COUNT(lengths), "with a list");
+    shape.pack = true;
+    TinyModel t;
+    tiny_open(&t, tiny_config(false, false), shape);
+    tiny_data(&t.step, t.config.V);
+    tiny_documents(&t.step, lengths, COUNT(lengths));
+    AttentionShape a = schedule_run_attention(&t.config, 0, &shape, groups);
+    size_t bytes = attention_document_list_bytes(&a);
+    char *expected = (char *)calloc(1, bytes), *found = (char *)calloc(1, bytes);
+    for (int64_t i = 0; i < shape.A; i++) {
+      StepBatch micro = model_micro_batch(&t.step, i);
+      model_embed(&t.model, &micro);
+      assert_int_equal(t.model.documents, attention_list_documents(expected, &a, micro.starts));
+      device_copy(t.model.dev, found, arena_get(&t.model.arena, t.schedule->documents), bytes,
+                  COPY_FROM_DEVICE);
+      assert_memory_equal(found, expected, bytes);
+    }
+    tiny_documents(&t.step, many, COUNT(many));
+    StepBatch micro = model_micro_batch(&t.step, 0);
+    model_embed(&t.model, &micro);
+    assert_true(t.model.documents > attention_documents_room(&a));
+    tiny_documents(&t.step, lengths, COUNT(lengths));
+    model_embed(&t.model, &micro);
+    assert_int_equal(t.model.documents, attention_list_documents(expected, &a, micro.starts));
+    device_copy(t.model.dev, found, arena_get(&t.model.arena, t.schedule->documents), bytes,
+                COPY_FROM_DEVICE);
+    assert_memory_equal(found, expected, bytes);
+    free(expected);
+    free(found);
+    tiny_close(&t);
+  }
+  lists_for_all = false;
+}
+
 /* One document in a sequence: to the bit what an unpacked run gives. */
 static void test_one_document(void **state) {
   (void)state;
@@ -213,9 +266,10 @@ static void test_planned_bytes(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_documents_alone), cmocka_unit_test(test_long_documents),
-      cmocka_unit_test(test_one_document),    cmocka_unit_test(test_nothing_crosses),
-      cmocka_unit_test(test_operations),      cmocka_unit_test(test_planned_bytes),
+      cmocka_unit_test(test_documents_alone),      cmocka_unit_test(test_long_documents),
+      cmocka_unit_test(test_one_document),         cmocka_unit_test(test_nothing_crosses),
+      cmocka_unit_test(test_operations),           cmocka_unit_test(test_planned_bytes),
+      cmocka_unit_test(test_documents_are_listed),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

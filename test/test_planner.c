@@ -403,7 +403,8 @@ static void costs_are_ordered(void **state) {
   case_close(&k);
 }
 
-/* Where the same bits are wanted, the own attention is planned with, whose workspace is a number a row. */
+/* Where the same bits are wanted, the own backward is planned with, whose workspace is a number a row; the
+ * forward is cuDNN's, but not of packed documents. */
 static void the_same_bits_take_another_attention(void **state) {
   (void)state;
   Card card;
@@ -415,22 +416,50 @@ static void the_same_bits_take_another_attention(void **state) {
   card_device(&deterministic, &card, true);
   assert_true(attention_backward_workspace(&plain, DT_BF16, &s) > (size_t)2 << 30);
   assert_int_equal(attention_backward_workspace(&deterministic, DT_BF16, &s), 32 * 65536 * 4);
-  assert_int_equal(attention_forward_workspace(&deterministic, DT_BF16, &s), 0);
+  assert_int_equal(attention_forward_workspace(&deterministic, DT_BF16, &s),
+                   attention_forward_workspace(&plain, DT_BF16, &s));
+  assert_true(attention_forward_workspace(&deterministic, DT_BF16, &s) > 0);
+  AttentionShape packed = s;
+  packed.packed = true;
+  assert_int_equal(attention_backward_workspace(&deterministic, DT_BF16, &packed), 32 * 65536 * 4);
+  assert_int_equal(attention_forward_workspace(&deterministic, DT_BF16, &packed), 0);
+  assert_int_equal(attention_list_bytes(&deterministic, DT_BF16, &packed), 0);
 }
 
-/* Packed documents are for the own attention, which asks for a number a query and head. */
-static void packed_runs_go_without_cudnn(void **state) {
+/* Packed documents: on an A100 they are for the own attention, which asks for a number a query and head; on
+ * an H100 for cuDNN, with a list of them in both memories. */
+static void packed_runs(void **state) {
   (void)state;
-  Case k;
-  case_open(&k, "llama3-8b", "h100", DT_BF16);
-  AttentionShape a = schedule_run_attention(&k.config, 0, &k.shape, 1);
-  int64_t T = k.shape.T;
-  assert_true(attention_backward_workspace(&k.dev, DT_BF16, &a) > (size_t)(T * k.config.NH * 4));
-  k.shape.pack = true;
-  a = schedule_run_attention(&k.config, 0, &k.shape, 1);
-  assert_int_equal(attention_backward_workspace(&k.dev, DT_BF16, &a), T * k.config.NH * 4);
-  assert_int_equal(attention_forward_workspace(&k.dev, DT_BF16, &a), 0);
-  case_close(&k);
+  static const char *const cards[] = {"a100", "h100"};
+  for (int i = 0; i < 2; i++) {
+    Case k;
+    case_open(&k, "llama3-8b", cards[i], DT_BF16);
+    AttentionShape a = schedule_run_attention(&k.config, 0, &k.shape, 1);
+    size_t rows = (size_t)(k.shape.T * k.config.NH) * 4,
+           not_packed = attention_backward_workspace(&k.dev, DT_BF16, &a);
+    assert_true(not_packed > rows);
+    assert_int_equal(attention_list_bytes(&k.dev, DT_BF16, &a), 0);
+    k.shape.pack = true;
+    a = schedule_run_attention(&k.config, 0, &k.shape, 1);
+    size_t forward = attention_forward_workspace(&k.dev, DT_BF16, &a);
+    size_t backward = attention_backward_workspace(&k.dev, DT_BF16, &a);
+    size_t list = attention_list_bytes(&k.dev, DT_BF16, &a);
+    Schedule *s = schedule_new(&k.config, &k.shape, &k.dev);
+    if (i == 0) {
+      assert_int_equal(backward, rows);
+      assert_int_equal(forward + list, 0);
+      assert_int_equal(s->documents, NO_BUFFER);
+      assert_int_equal(s->host_documents, NO_BUFFER);
+    } else {
+      assert_true(backward > not_packed && forward > 0);
+      assert_int_equal(plan_buffer_bytes(s->plan, s->attention_workspace), backward);
+      assert_int_equal(plan_buffer_bytes(s->plan, s->documents), list);
+      assert_int_equal(plan_buffer_bytes(s->plan, s->host_documents), list);
+      assert_int_equal(plan_buffer_space(s->plan, s->host_documents), SPACE_HOST);
+    }
+    schedule_free(s);
+    case_close(&k);
+  }
 }
 
 static void cards_by_name_and_size(void **state) {
@@ -459,7 +488,7 @@ int main(void) {
       cmocka_unit_test(given_flags_stay),
       cmocka_unit_test(costs_are_ordered),
       cmocka_unit_test(cards_by_name_and_size),
-      cmocka_unit_test(packed_runs_go_without_cudnn),
+      cmocka_unit_test(packed_runs),
       cmocka_unit_test(one_memory),
       cmocka_unit_test(a_part_is_for_speed),
       cmocka_unit_test(as_few_groups_as_fit),

@@ -374,6 +374,14 @@ static void print_attention(const Run *r) {
     seen[i] = m;
     printf("%s %s", i ? "," : "", m->name);
   }
+  const Schedule *s = r->schedule;
+  if (s->documents != NO_BUFFER) {
+    AttentionShape a = schedule_run_attention(&r->config, 0, &s->shape, s->shape.attn_groups);
+    int64_t room = attention_documents_room(&a);
+    a.documents = room + 1;
+    printf("; %s for batches of more than %lld documents",
+           attention_choose(&r->dev, s->shape.dtype, &a, &e)->name, (long long)room);
+  }
   printf("\n");
 }
 

@@ -116,7 +116,10 @@ bool gradients_ready(Model *m, int64_t unit) {
 AttentionShape layer_attention(const Model *m, int64_t l, int64_t B, int64_t T, int64_t groups) {
   AttentionShape a = schedule_attention(m->config, l, B, T, groups);
   a.packed = m->schedule->shape.pack;
-  if (a.packed) a.starts = (const int32_t *)arena_get(&m->arena, m->schedule->starts);
+  if (!a.packed) return a;
+  a.starts = (const int32_t *)arena_get(&m->arena, m->schedule->starts);
+  a.documents = m->documents;
+  if (m->schedule->documents != NO_BUFFER) a.list = arena_get(&m->arena, m->schedule->documents);
   return a;
 }
 

@@ -179,6 +179,17 @@ static HeadInside head_inside(const Model *m) {
                     arena_get(&m->arena, m->schedule->head_logits)};
 }
 
+/* The micro-batch's documents as the layers' attention reads them. */
+static void list_documents(Model *m, const StepBatch *micro) {
+  const Schedule *s = m->schedule;
+  AttentionShape a = layer_attention(m, 0, micro->B, micro->T, s->shape.attn_groups);
+  void *list = arena_get(&m->arena, s->host_documents);
+  m->documents = attention_list_documents(list, &a, micro->starts);
+  if (m->documents > attention_documents_room(&a)) return; /* then nobody reads it */
+  device_copy(m->dev, arena_get(&m->arena, s->documents), list,
+              (size_t)plan_buffer_bytes(s->plan, s->documents), COPY_TO_DEVICE);
+}
+
 void *model_embed(Model *m, const StepBatch *micro) {
   const Schedule *s = m->schedule;
   Arena *a = &m->arena;
@@ -189,6 +200,7 @@ void *model_embed(Model *m, const StepBatch *micro) {
   device_copy(m->dev, device_tokens, micro->tokens, bytes, COPY_TO_DEVICE);
   device_copy(m->dev, arena_get(a, s->positions), micro->positions, bytes, COPY_TO_DEVICE);
   if (s->shape.pack) device_copy(m->dev, arena_get(a, s->starts), micro->starts, bytes, COPY_TO_DEVICE);
+  if (s->documents != NO_BUFFER) list_documents(m, micro);
   if (micro->targets) device_copy(m->dev, arena_get(a, s->targets), micro->targets, bytes, COPY_TO_DEVICE);
   const ParamSpec *table = &m->params.embedding[P_EMBEDDING];
   void *x = arena_get(a, s->forward[0].buf.x);

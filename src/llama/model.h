@@ -22,6 +22,7 @@ typedef struct Model {
   float attention_scale;        /* factor of rope's cos and sin */
   double gradient_squares;      /* sum over the units that gradients_ready() was called for in this step */
   const AdamW *update;          /* of the step at hand, with UPDATE_LAYER */
+  int64_t documents;            /* of the micro-batch at hand, where they are listed; else 0 */
   int64_t stopped_at;           /* unit whose gradient was not finite and ended the step, or NOT_STOPPED */
   int64_t layer_in_slot[SLOTS]; /* whose weights are in which slot of the schedule; NO_LAYER */
 } Model;

@@ -337,6 +337,23 @@ static void declare_layers(Schedule *s, const Config *c) {
   free(later);
 }
 
+/* The list of the micro-batch's documents, for layers whose attention reads it. */
+static void declare_documents(Schedule *s, const Config *c, const Device *dev) {
+  Plan *p = s->plan;
+  size_t bytes = 0;
+  for (int64_t l = 0; l < c->L && s->shape.pack; l++) {
+    AttentionShape a = schedule_run_attention(c, l, &s->shape, s->shape.attn_groups);
+    size_t of_layer = attention_list_bytes(dev, s->shape.dtype, &a);
+    if (of_layer > bytes) bytes = of_layer;
+  }
+  s->documents = s->host_documents = NO_BUFFER;
+  if (bytes == 0) return;
+  s->documents = plan_buffer(p, SPACE_DEVICE, CAT_DATA, (int64_t)bytes, "document list");
+  s->host_documents = plan_buffer(p, SPACE_HOST, CAT_DATA, (int64_t)bytes, "document list");
+  plan_live(p, s->documents, s->embedding_forward, s->embedding_backward);
+  plan_live(p, s->host_documents, s->embedding_forward, s->embedding_forward);
+}
+
 static void declare_data(Schedule *s, const Config *c, const Device *dev) {
   Plan *p = s->plan;
   int64_t N = schedule_rows(s), step = s->shape.A * N * 4;
@@ -366,6 +383,7 @@ static void declare_data(Schedule *s, const Config *c, const Device *dev) {
   plan_live(p, s->positions, s->embedding_forward, s->embedding_backward);
   s->starts = s->shape.pack ? plan_buffer(p, SPACE_DEVICE, CAT_DATA, N * 4, "document starts") : NO_BUFFER;
   plan_live(p, s->starts, s->embedding_forward, s->embedding_backward);
+  declare_documents(s, c, dev);
   plan_live_always(p, s->inv_freq);
 
   s->losses = plan_buffer(p, SPACE_DEVICE, CAT_HEAD, N * 4, "losses");

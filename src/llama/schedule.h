@@ -187,6 +187,7 @@ typedef struct Schedule {
   BufferId losses;                     /* [N] fp32 */
   BufferId tokens, targets, positions; /* [N] int32, of the micro-batch at hand */
   BufferId starts;                     /* [N] int32, of its documents; NO_BUFFER unless packed */
+  BufferId documents, host_documents;  /* their list (attention.h); NO_BUFFER where no attention reads it */
   BufferId inv_freq;                   /* [HS/2] fp32 */
   BufferId workspace;                  /* of the device */
   BufferId staging;                    /* [STAGING_ELEMENTS] fp32, while loading and saving */

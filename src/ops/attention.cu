@@ -7,25 +7,43 @@
 #include "ops/attention_flash.h"
 #endif
 
-static const AttentionMethod own_cpu = {"own (cpu)", attention_cpu_forward_workspace,
-                                        attention_cpu_backward_workspace, attention_cpu_forward,
-                                        attention_cpu_backward};
+static const AttentionMethod own_cpu = {
+    "own (cpu)", attention_cpu_forward_workspace, attention_cpu_backward_workspace,
+    NULL,        attention_cpu_forward,           attention_cpu_backward};
 
 /* Of a GPU that is not here: it can be planned with, not called. */
-static const AttentionMethod planned = {"planned", attention_planned_forward_workspace,
-                                        attention_planned_backward_workspace, NULL, NULL};
+static const AttentionMethod planned = {"planned",
+                                        attention_planned_forward_workspace,
+                                        attention_planned_backward_workspace,
+                                        attention_planned_list_bytes,
+                                        NULL,
+                                        NULL};
 
 #ifdef __CUDACC__
-static const AttentionMethod own_cuda = {"own (cuda)", attention_flash_forward_workspace,
-                                         attention_flash_backward_workspace, attention_flash_forward,
-                                         attention_flash_backward};
+static const AttentionMethod own_cuda = {
+    "own (cuda)", attention_flash_forward_workspace, attention_flash_backward_workspace,
+    NULL,         attention_flash_forward,           attention_flash_backward};
 
-static const AttentionMethod cudnn = {"cuDNN", attention_cudnn_forward_workspace,
-                                      attention_cudnn_backward_workspace, attention_cudnn_cuda_forward,
+static const AttentionMethod cudnn = {"cuDNN",
+                                      attention_cudnn_forward_workspace,
+                                      attention_cudnn_backward_workspace,
+                                      attention_cudnn_list_bytes,
+                                      attention_cudnn_cuda_forward,
                                       attention_cudnn_cuda_backward};
 
+/* Where the same bits are wanted from every run. */
+static const AttentionMethod cudnn_forward = {"cuDNN (forward), own (cuda) (backward)",
+                                              attention_cudnn_forward_workspace,
+                                              attention_flash_backward_workspace,
+                                              NULL,
+                                              attention_cudnn_cuda_forward,
+                                              attention_flash_backward};
+
+/* A batch with more documents than cuDNN's plan has room for is for the own kernels, whose workspace is the
+ * smaller one. */
 static const AttentionMethod *choose_cuda(const Device *dev, DType dt, const AttentionShape *s, Error *e) {
-  if (!s->packed && attention_cudnn_prepared(dev, dt, s)) return &cudnn;
+  bool room = !s->packed || s->documents <= attention_documents_room(s);
+  if (room && attention_cudnn_prepared(dev, dt, s)) return dev->deterministic ? &cudnn_forward : &cudnn;
   if (s->HS <= FLASH_MOST_HS) return &own_cuda;
   error_usage(e, "heads of %lld numbers, expected at most %d on a GPU.\nUse --device cpu.", (long long)s->HS,
               FLASH_MOST_HS);
@@ -74,6 +92,11 @@ size_t attention_forward_workspace(const Device *dev, DType dt, const AttentionS
 
 size_t attention_backward_workspace(const Device *dev, DType dt, const AttentionShape *s) {
   return chosen(dev, dt, s)->backward_workspace(dev, dt, s);
+}
+
+size_t attention_list_bytes(const Device *dev, DType dt, const AttentionShape *s) {
+  const AttentionMethod *m = chosen(dev, dt, s);
+  return m->list_bytes ? m->list_bytes(dev, dt, s) : 0;
 }
 
 /* Floating-point operations of that many products of queries and keys, where what is masked does not count; 0

@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "ops/attention_cudnn_graph.h" /* defines: AttentionGraph, attention_graph_open, attention_graph_run */
+#include "ops/attention_documents.h"   /* defines: DocumentList, attention_document_list */
+#include "ops/convert.h"               /* defines: copy_columns */
 
 struct AttentionPlan {
   AttentionCall call;
@@ -38,6 +40,16 @@ static int64_t largest_head(int capability, bool backward) {
   return backward && capability != 90 ? 128 : 256;
 }
 
+/* The engines of Ampere, which Ada and the Blackwell of workstations (12.x) share. */
+static bool is_ampere(int capability) {
+  return capability < 90 || capability >= 120;
+}
+
+/* The others' backward asks for memory as if every document had T tokens. */
+static bool takes_documents(int capability) {
+  return capability / 10 == 9 || capability / 10 == 10;
+}
+
 bool attention_cudnn_supports(int capability, DType dt, const AttentionCall *call, bool deterministic,
                               Error *why) {
   const AttentionShape *s = &call->shape;
@@ -48,7 +60,10 @@ bool attention_cudnn_supports(int capability, DType dt, const AttentionCall *cal
   if (capability < 80)
     return error_usage(why, "cuDNN's attention needs compute capability 8.0, not %d.%d", capability / 10,
                        capability % 10);
-  if (s->packed) return error_usage(why, "packed documents are for the program's own attention");
+  if (s->packed && !takes_documents(capability))
+    return error_usage(
+        why, "cuDNN's attention of packed documents needs compute capability 9.x or 10.x, not %d.%d",
+        capability / 10, capability % 10);
   if (s->T < SHORTEST_T)
     return error_usage(why, "cuDNN's attention is for %d tokens or more, not %lld", SHORTEST_T,
                        (long long)s->T);
@@ -56,6 +71,10 @@ bool attention_cudnn_supports(int capability, DType dt, const AttentionCall *cal
     return error_usage(why, "cuDNN's attention %s takes head sizes up to %lld here, in steps of 8, not %lld",
                        pass, (long long)largest, (long long)s->HS);
   if (!strides_fit(call)) return error_usage(why, "cuDNN's attention needs rows at a multiple of 16 bytes");
+  if (s->packed && deterministic)
+    return error_usage(why,
+                       "the backward that gives the same bits does not read cuDNN's log-sum-exp of packed "
+                       "documents");
   if (call->backward && deterministic)
     return error_usage(why, "cuDNN's attention backward adds in an order that differs from run to run");
   return true;
@@ -75,24 +94,66 @@ static size_t row_dot_bytes(const AttentionShape *s) {
   return padded((size_t)(s->B * s->NH * s->T) * sizeof(float));
 }
 
-/* cuDNN's own is followed by the two buffers that it leaves to its caller. */
-static size_t whole_workspace(const AttentionCall *call, size_t own) {
-  return call->backward ? padded(own) + dq_sum_bytes(&call->shape) + row_dot_bytes(&call->shape)
-                        : padded(own);
+static size_t heads_bytes(const AttentionShape *s, int64_t heads) {
+  return padded((size_t)(s->B * s->T * heads * s->HS) * dtype_size(DT_BF16));
 }
 
-/* Engines: those of Hopper; those of Ampere, which Ada and the Blackwell of workstations (12.x) share and
- * which add dq up once more; those of the large Blackwell. */
+/* A call's workspace: cuDNN's own, the buffers that it leaves to its caller, and of packed documents the
+ * operands in rows of their own. That is how everyone gives them to cuDNN; in rows of qkv the buffers in
+ * which dk and dv of every query head lie, whose strides follow from those of dk and dv, would be several
+ * times as large. */
+typedef struct Workspace {
+  char *own, *dq_sum, *dk_all, *dv_all, *row_dot, *q, *k, *v, *dq, *dk, *dv; /* NULL where there is none */
+  size_t bytes;
+} Workspace;
+
+static Workspace workspace_of(const AttentionCall *call, size_t own, char *memory) {
+  const AttentionShape *s = &call->shape;
+  bool grouped = s->NH != s->NKV;
+  Workspace w = {0};
+  size_t q = s->packed ? heads_bytes(s, s->NH) : 0, k = s->packed ? heads_bytes(s, s->NKV) : 0;
+  size_t all = call->backward && grouped ? q : 0;
+  struct {
+    char **at;
+    size_t bytes;
+  } parts[] = {{&w.own, padded(own)},
+               {&w.dq_sum, call->backward ? dq_sum_bytes(s) : 0},
+               {&w.dk_all, all},
+               {&w.dv_all, all},
+               {&w.row_dot, call->backward ? row_dot_bytes(s) : 0},
+               {&w.q, q},
+               {&w.k, k},
+               {&w.v, k},
+               {&w.dq, call->backward ? q : 0},
+               {&w.dk, call->backward ? k : 0},
+               {&w.dv, call->backward ? k : 0}};
+  for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+    if (memory && (parts[i].bytes || i == 0)) *parts[i].at = memory + w.bytes;
+    w.bytes += parts[i].bytes;
+  }
+  return w;
+}
+
+/* cuDNN's own of packed documents: descriptions of each one's operands, for Hopper's and Blackwell's copies.
+ */
+static size_t packed_own(const AttentionCall *call) {
+  size_t room = (size_t)attention_documents_room(&call->shape);
+  if (call->backward) return room / 2 * 896 + room * 4 + 1152;
+  return (room > 64 ? room : 64) * 260 + 768;
+}
+
+/* Engines: those of Hopper; those of Ampere, which add dq up once more; those of the large Blackwell. */
 size_t attention_cudnn_workspace(int capability, const AttentionCall *call) {
   const AttentionShape *s = &call->shape;
-  bool hopper = capability == 90, ampere = capability < 90 || capability >= 120;
+  if (s->packed) return workspace_of(call, packed_own(call), NULL).bytes;
+  bool hopper = capability == 90, ampere = is_ampere(capability);
   size_t rows = (size_t)(s->B * s->NH), head = (size_t)s->HS, own = hopper ? 256 : 0;
   bool grouped = s->NH != s->NKV;
-  if (!call->backward) return whole_workspace(call, own);
+  if (!call->backward) return workspace_of(call, own, NULL).bytes;
   if (grouped) own += 2 * rows * (size_t)s->T * head * dtype_size(DT_BF16); /* dk and dv of each query head */
   if (ampere) own += rows * (size_t)((s->T + 7) / 8 * 8) * head * sizeof(float);
   if (!hopper && own > 0) own += 128;
-  return whole_workspace(call, own);
+  return workspace_of(call, own, NULL).bytes;
 }
 
 /* ---- the library ---- */
@@ -151,13 +212,17 @@ static AttentionCall normal(const AttentionCall *call) {
   AttentionCall c = *call;
   c.shape.scale = 0;
   if (c.shape.window >= c.shape.T) c.shape.window = 0; /* no query is short of it */
+  if (c.shape.packed) {                                /* they are copied into rows of their own */
+    c.ld.q = c.ld.dq = c.shape.NH * c.shape.HS;
+    c.ld.k = c.ld.v = c.ld.dk = c.ld.dv = c.shape.NKV * c.shape.HS;
+  }
   if (!c.backward) c.ld.dq = c.ld.dk = c.ld.dv = 0;
   return c;
 }
 
 static bool same_shape(const AttentionShape *s, const AttentionShape *t) {
   return s->B == t->B && s->T == t->T && s->NH == t->NH && s->NKV == t->NKV && s->HS == t->HS &&
-         s->window == t->window;
+         s->window == t->window && s->packed == t->packed;
 }
 
 static bool same_strides(const AttentionStrides *l, const AttentionStrides *m) {
@@ -168,7 +233,13 @@ static AttentionPlan *make(AttentionCudnn *a, const AttentionCall *call) {
   AttentionPlan *p = calloc(1, sizeof *p);
   CHECK(p, "out of memory for the plan of an attention");
   p->call = *call;
-  attention_graph_open(&p->graph, &a->cudnn, a->handle, a->chip, &p->call, &p->refusal);
+  int version = (int)a->cudnn.GetVersion();
+  if (call->shape.packed && version < CUDNN_OLDEST_PACKED)
+    error_usage(&p->refusal, "found cuDNN %d.%d.%d, expected %d.%d.%d or later for packed documents",
+                version / 10000, version / 100 % 100, version % 100, CUDNN_OLDEST_PACKED / 10000,
+                CUDNN_OLDEST_PACKED / 100 % 100, CUDNN_OLDEST_PACKED % 100);
+  else
+    attention_graph_open(&p->graph, &a->cudnn, a->handle, a->chip, &p->call, &p->refusal);
   p->next = a->plans;
   a->plans = p;
   return p;
@@ -196,7 +267,7 @@ const AttentionPlan *attention_cudnn_find(const AttentionCudnn *a, const Attenti
 }
 
 size_t attention_plan_workspace(const AttentionPlan *plan) {
-  return whole_workspace(&plan->call, (size_t)plan->graph.workspace_bytes);
+  return workspace_of(&plan->call, (size_t)plan->graph.workspace_bytes, NULL).bytes;
 }
 
 /* ---- running ---- */
@@ -206,12 +277,21 @@ typedef struct Numbers {
   float scale, masked, window, one;
 } Numbers;
 
-static bool run(AttentionCudnn *a, const AttentionPlan *plan, void *operands[GRAPH_TENSORS], float scale,
-                void *workspace, Error *e) {
+static bool run(AttentionCudnn *a, const AttentionPlan *plan, void *operands[GRAPH_TENSORS],
+                const AttentionShape *s, void *workspace, Error *e) {
+  if (s->packed) {
+    CHECK(s->documents <= attention_documents_room(s), "attention: no room for %lld documents",
+          (long long)s->documents);
+    DocumentList list = attention_document_list((void *)s->list, s);
+    operands[GRAPH_Q_LENGTHS] = operands[GRAPH_K_LENGTHS] = list.lengths;
+    operands[GRAPH_QUERY_OFFSETS] = list.query_offsets;
+    if (s->NH != s->NKV) operands[GRAPH_KEY_OFFSETS] = list.key_offsets;
+    operands[GRAPH_LSE_OFFSETS] = list.lse_offsets;
+  }
   for (int id = 1; id < GRAPH_TENSORS; id++)
     CHECK((uintptr_t)operands[id] % ATTENTION_CUDNN_ALIGNMENT == 0, "attention: operand %d is not aligned",
           id);
-  Numbers n = {scale, -INFINITY, (float)plan->call.shape.window, 1.0f};
+  Numbers n = {s->scale, -INFINITY, (float)plan->call.shape.window, 1.0f};
   operands[GRAPH_SCALE] = &n.scale;
   operands[GRAPH_MASKED] = &n.masked;
   if (plan->call.shape.window) operands[GRAPH_WINDOW] = &n.window;
@@ -220,33 +300,55 @@ static bool run(AttentionCudnn *a, const AttentionPlan *plan, void *operands[GRA
 }
 
 static void check_strides(const AttentionPlan *plan, const AttentionStrides *ld) {
-  CHECK(same_strides(&plan->call.ld, ld), "attention: rows of q at %lld, planned for %lld", (long long)ld->q,
-        (long long)plan->call.ld.q);
+  CHECK(plan->call.shape.packed || same_strides(&plan->call.ld, ld),
+        "attention: rows of q at %lld, planned for %lld", (long long)ld->q, (long long)plan->call.ld.q);
 }
 
-bool attention_cudnn_forward(AttentionCudnn *a, const AttentionPlan *plan, void *o, float *lse, Heads q,
-                             Heads k, Heads v, float scale, void *workspace, Error *e) {
+/* Heads in rows of their own: a copy of them at `rows`, which is NULL where they stay as they are. */
+static void *gather(Device *dev, const AttentionShape *s, char *rows, Heads x, int64_t heads) {
+  if (!rows) return x.data;
+  copy_columns(dev, DT_BF16, rows, heads * s->HS, x.data, x.ld, heads * s->HS, s->B * s->T);
+  return rows;
+}
+
+/* And back. */
+static void scatter(Device *dev, const AttentionShape *s, Heads x, const char *rows, int64_t heads) {
+  if (rows) copy_columns(dev, DT_BF16, x.data, x.ld, rows, heads * s->HS, heads * s->HS, s->B * s->T);
+}
+
+bool attention_cudnn_forward(AttentionCudnn *a, Device *dev, const AttentionPlan *plan, void *o, float *lse,
+                             Heads q, Heads k, Heads v, const AttentionShape *s, void *workspace, Error *e) {
   check_strides(plan, &(AttentionStrides){q.ld, k.ld, v.ld, 0, 0, 0});
-  void *operands[GRAPH_TENSORS] = {
-      [GRAPH_Q] = q.data, [GRAPH_K] = k.data, [GRAPH_V] = v.data, [GRAPH_O] = o, [GRAPH_LSE] = lse};
-  return run(a, plan, operands, scale, workspace, e);
+  Workspace w = workspace_of(&plan->call, (size_t)plan->graph.workspace_bytes, workspace);
+  void *operands[GRAPH_TENSORS] = {[GRAPH_Q] = gather(dev, s, w.q, q, s->NH),
+                                   [GRAPH_K] = gather(dev, s, w.k, k, s->NKV),
+                                   [GRAPH_V] = gather(dev, s, w.v, v, s->NKV),
+                                   [GRAPH_O] = o,
+                                   [GRAPH_LSE] = lse};
+  return run(a, plan, operands, s, w.own, e);
 }
 
-bool attention_cudnn_backward(AttentionCudnn *a, const AttentionPlan *plan, Heads dq, Heads dk, Heads dv,
-                              const void *dout, const void *o, const float *lse, Heads q, Heads k, Heads v,
-                              float scale, void *workspace, Error *e) {
+bool attention_cudnn_backward(AttentionCudnn *a, Device *dev, const AttentionPlan *plan, Heads dq, Heads dk,
+                              Heads dv, const void *dout, const void *o, const float *lse, Heads q, Heads k,
+                              Heads v, const AttentionShape *s, void *workspace, Error *e) {
   check_strides(plan, &(AttentionStrides){q.ld, k.ld, v.ld, dq.ld, dk.ld, dv.ld});
-  char *dq_sum = (char *)workspace + padded((size_t)plan->graph.workspace_bytes);
-  void *operands[GRAPH_TENSORS] = {[GRAPH_Q] = q.data,
-                                   [GRAPH_K] = k.data,
-                                   [GRAPH_V] = v.data,
+  Workspace w = workspace_of(&plan->call, (size_t)plan->graph.workspace_bytes, workspace);
+  void *operands[GRAPH_TENSORS] = {[GRAPH_Q] = gather(dev, s, w.q, q, s->NH),
+                                   [GRAPH_K] = gather(dev, s, w.k, k, s->NKV),
+                                   [GRAPH_V] = gather(dev, s, w.v, v, s->NKV),
                                    [GRAPH_O] = (void *)o,
                                    [GRAPH_LSE] = (void *)lse,
                                    [GRAPH_DOUT] = (void *)dout,
-                                   [GRAPH_DQ] = dq.data,
-                                   [GRAPH_DK] = dk.data,
-                                   [GRAPH_DV] = dv.data,
-                                   [GRAPH_DQ_SUM] = dq_sum,
-                                   [GRAPH_ROW_DOT] = dq_sum + dq_sum_bytes(&plan->call.shape)};
-  return run(a, plan, operands, scale, workspace, e);
+                                   [GRAPH_DQ] = w.dq ? w.dq : dq.data,
+                                   [GRAPH_DK] = w.dk ? w.dk : dk.data,
+                                   [GRAPH_DV] = w.dv ? w.dv : dv.data,
+                                   [GRAPH_DQ_SUM] = w.dq_sum,
+                                   [GRAPH_ROW_DOT] = w.row_dot,
+                                   [GRAPH_DK_ALL] = w.dk_all,
+                                   [GRAPH_DV_ALL] = w.dv_all};
+  if (!run(a, plan, operands, s, w.own, e)) return false;
+  scatter(dev, s, dq, w.dq, s->NH);
+  scatter(dev, s, dk, w.dk, s->NKV);
+  scatter(dev, s, dv, w.dv, s->NKV);
+  return true;
 }

@@ -27,7 +27,8 @@ bool attention_cudnn_supports(int capability, DType dt, const AttentionCall *cal
                               Error *why);
 
 /* Bytes of workspace of a supported call, for a memory plan without the chip or the library. It is what the
- * plans of cuDNN 9.15 to 9.28 ask for; where there is a plan, attention_plan_workspace() is the truth. */
+ * plans of cuDNN 9.15 to 9.28 ask for, and of packed documents those of 9.28, which is 4 bytes a document
+ * more than 9.19 asks for; where there is a plan, attention_plan_workspace() is the truth. */
 size_t attention_cudnn_workspace(int capability, const AttentionCall *call);
 
 typedef struct AttentionCudnn AttentionCudnn; /* the library, and the plans it has made */
@@ -47,13 +48,14 @@ const AttentionPlan *attention_cudnn_plan(AttentionCudnn *a, const AttentionCall
 const AttentionPlan *attention_cudnn_find(const AttentionCudnn *a, const AttentionShape *s, bool backward);
 size_t attention_plan_workspace(const AttentionPlan *plan);
 
-/* As attention_forward and attention_backward, with the shape and the strides of the plan: of the heads, only
- * the scale is free. The workspace is aligned to 256 bytes. False, with an Error, when cuDNN fails. */
-bool attention_cudnn_forward(AttentionCudnn *a, const AttentionPlan *plan, void *o, float *lse, Heads q,
-                             Heads k, Heads v, float scale, void *workspace, Error *e);
-bool attention_cudnn_backward(AttentionCudnn *a, const AttentionPlan *plan, Heads dq, Heads dk, Heads dv,
-                              const void *dout, const void *o, const float *lse, Heads q, Heads k, Heads v,
-                              float scale, void *workspace, Error *e);
+/* As attention_forward and attention_backward, with the shape of the plan, and its strides unless packed; of
+ * a packed shape lse is [B*T, NH]. dev: whose memory it is, for copies. The workspace is aligned to 256
+ * bytes. False, with an Error, when cuDNN fails. */
+bool attention_cudnn_forward(AttentionCudnn *a, Device *dev, const AttentionPlan *plan, void *o, float *lse,
+                             Heads q, Heads k, Heads v, const AttentionShape *s, void *workspace, Error *e);
+bool attention_cudnn_backward(AttentionCudnn *a, Device *dev, const AttentionPlan *plan, Heads dq, Heads dk,
+                              Heads dv, const void *dout, const void *o, const float *lse, Heads q, Heads k,
+                              Heads v, const AttentionShape *s, void *workspace, Error *e);
 
 #ifdef __cplusplus
 }

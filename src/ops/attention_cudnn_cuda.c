@@ -2,8 +2,9 @@
 
 #include <stdlib.h>
 
-#include "device/device_cuda.h"  /* defines: CudaDevice, cuda_fail */
-#include "ops/attention_cudnn.h" /* defines: AttentionCudnn, AttentionPlan */
+#include "device/device_cuda.h"      /* defines: CudaDevice, cuda_fail */
+#include "ops/attention_cudnn.h"     /* defines: AttentionCudnn, AttentionPlan */
+#include "ops/attention_documents.h" /* defines: attention_document_list_bytes */
 
 /* What the device keeps: the library, or why there is none. */
 typedef struct Library {
@@ -33,7 +34,7 @@ static AttentionCudnn *open_once(Device *dev, Error *why) {
 bool attention_cudnn_prepare(Device *dev, DType dt, const AttentionShape *s, const AttentionStrides *ld,
                              bool training, Error *why) {
   AttentionCall calls[] = {{*s, *ld, false}, {*s, *ld, true}};
-  int count = training ? 2 : 1;
+  int count = training && !dev->deterministic ? 2 : 1; /* no backward gives the same bits from every run */
   for (int i = 0; i < count; i++)
     if (!attention_cudnn_supports(dev->capability, dt, &calls[i], dev->deterministic, why)) return false;
   AttentionCudnn *cudnn = open_once(dev, why);
@@ -70,11 +71,16 @@ size_t attention_cudnn_backward_workspace(const Device *dev, DType dt, const Att
   return attention_plan_workspace(plan_of(dev, s, true));
 }
 
+size_t attention_cudnn_list_bytes(const Device *dev, DType dt, const AttentionShape *s) {
+  (void)dev, (void)dt;
+  return s->packed ? attention_document_list_bytes(s) : 0;
+}
+
 void attention_cudnn_cuda_forward(Device *dev, DType dt, void *o, float *lse, Heads q, Heads k, Heads v,
                                   const AttentionShape *s, void *workspace) {
   (void)dt;
   Error e = {0};
-  if (!attention_cudnn_forward(library_of(dev), plan_of(dev, s, false), o, lse, q, k, v, s->scale, workspace,
+  if (!attention_cudnn_forward(library_of(dev), dev, plan_of(dev, s, false), o, lse, q, k, v, s, workspace,
                                &e))
     cuda_fail(dev, "the attention", e.text);
 }
@@ -84,7 +90,7 @@ void attention_cudnn_cuda_backward(Device *dev, DType dt, Heads dq, Heads dk, He
                                    const AttentionShape *s, void *workspace) {
   (void)dt;
   Error e = {0};
-  if (!attention_cudnn_backward(library_of(dev), plan_of(dev, s, true), dq, dk, dv, dout, o, lse, q, k, v,
-                                s->scale, workspace, &e))
+  if (!attention_cudnn_backward(library_of(dev), dev, plan_of(dev, s, true), dq, dk, dv, dout, o, lse, q, k,
+                                v, s, workspace, &e))
     cuda_fail(dev, "the gradient of the attention", e.text);
 }

@@ -22,15 +22,24 @@ typedef enum GraphTensor {
   GRAPH_DK,
   GRAPH_DV,
   GRAPH_DQ_SUM,  /* [B, NH, T, HS] fp32: where dq is added up, which clears it first */
-  GRAPH_ROW_DOT, /* [B, NH, T] fp32: the sum of dout * o of each row */
-  GRAPH_SCALE,   /* one fp32: AttentionShape.scale */
-  GRAPH_MASKED,  /* one fp32: -inf */
-  GRAPH_WINDOW,  /* one fp32: AttentionShape.window; only where there is one */
-  GRAPH_ONE,     /* one fp32: 1 */
+  GRAPH_ROW_DOT, /* fp32, in the layout of lse: the sum of dout * o of each row */
+  /* of packed calls only: */
+  GRAPH_DK_ALL, /* [B*T, NH, HS]: dk and dv of each query head, where several share a key/value head */
+  GRAPH_DV_ALL,
+  GRAPH_Q_LENGTHS, /* [room] int32, twice the same: the documents' lengths */
+  GRAPH_K_LENGTHS,
+  GRAPH_QUERY_OFFSETS, /* [room + 1] int64 each: element at which a document begins in rows of NH heads, */
+  GRAPH_KEY_OFFSETS,   /* in rows of NKV heads (where those are fewer), */
+  GRAPH_LSE_OFFSETS,   /* and in lse, whose rows are of NH numbers; and where the last one ends */
+  /* of the host: */
+  GRAPH_SCALE,  /* one fp32: AttentionShape.scale */
+  GRAPH_MASKED, /* one fp32: -inf */
+  GRAPH_WINDOW, /* one fp32: AttentionShape.window; only where there is one */
+  GRAPH_ONE,    /* one fp32: 1 */
   GRAPH_TENSORS
 } GraphTensor;
 
-enum { GRAPH_DESCRIPTORS = 192 };
+enum { GRAPH_DESCRIPTORS = 224 };
 typedef struct AttentionGraph {
   CudnnDescriptor plan;
   int64_t workspace_bytes;                 /* of cuDNN's own, beside GRAPH_DQ_SUM and GRAPH_ROW_DOT */

@@ -11,6 +11,7 @@ extern "C" {
 
 size_t attention_planned_forward_workspace(const Device *dev, DType dt, const AttentionShape *s);
 size_t attention_planned_backward_workspace(const Device *dev, DType dt, const AttentionShape *s);
+size_t attention_planned_list_bytes(const Device *dev, DType dt, const AttentionShape *s);
 
 #ifdef __cplusplus
 }
