@@ -192,14 +192,16 @@ int main(int argc, char **argv) {
   b.dev.workspace_bytes = device_workspace_bytes(&b.dev, DT_FP32);
   float *workspace = take(&b, (int64_t)(b.dev.workspace_bytes / sizeof(float)));
   b.dev.workspace = workspace;
-  const float scale = 0.1f;
-  const AttentionShape shapes[] = {
-      {1, 4096, 4, 4, 64, 0, scale, false, NULL},    {1, 4096, 4, 4, 128, 0, scale, false, NULL},
-      {1, 4096, 8, 2, 64, 0, scale, false, NULL},    {1, 4096, 8, 2, 128, 0, scale, false, NULL},
-      {1, 4096, 4, 4, 64, 1024, scale, false, NULL}, {1, 8192, 4, 4, 64, 1024, scale, false, NULL},
-      {1, 8192, 4, 4, 128, 256, scale, false, NULL}};
-  for (const AttentionShape &s : shapes)
-    if (!b.quick || s.T == 4096) bench_attention(&b, s);
+  const struct {
+    int64_t T, NH, NKV, HS, window;
+  } shapes[] = {{4096, 4, 4, 64, 0},    {4096, 4, 4, 128, 0},   {4096, 8, 2, 64, 0},   {4096, 8, 2, 128, 0},
+                {4096, 4, 4, 64, 1024}, {8192, 4, 4, 64, 1024}, {8192, 4, 4, 128, 256}};
+  for (const auto &at : shapes) {
+    if (b.quick && at.T > 4096) continue;
+    AttentionShape s = {};
+    s.B = 1, s.T = at.T, s.NH = at.NH, s.NKV = at.NKV, s.HS = at.HS, s.window = at.window, s.scale = 0.1f;
+    bench_attention(&b, s);
+  }
   bench_rows(&b);
   give(&b, workspace, (int64_t)(b.dev.workspace_bytes / sizeof(float)));
   b.dev.workspace = NULL;
