@@ -135,7 +135,7 @@ static void test_carriage_returns(void **state) {
                                                                                         "three"};
     for (int i = 0; i < 4; i++) add_text(&line, lines[i]);
     for (int i = 0; i < 2; i++) add_text(&blank, blanks[i]);
-    char out[16], arguments[256];
+    char out[32], arguments[256];
     snprintf(out, sizeof out, "blank-%d", before);
     snprintf(arguments, sizeof arguments, TOKENIZE "--input @/cr.txt --split blank --out @/%s", out);
     says(0, "3 documents", arguments);
