@@ -8,7 +8,8 @@ load: the bytes of a folder of weights by that time, everything else of the star
 file from the cache. save: the bytes of a saved state by the time that it adds to the run, checksums and its way to the
 disk included, next to a plain copy of the weights that ends on the disk too. threads: the same steps on one thread and on
 all. alone is the part of a step on all threads in which one thread works by itself, at most: those who wait do it asleep
-in one more run, and what they sleep is what the step's processor time lacks. beside_products is the part that does not
+in some more runs, of which the best counts, and what they sleep is what the step's processor time lacks (also where one
+processor is slower than the other). beside_products is the part that does not
 get faster with the threads as the products do (Amdahl's law with the speed-up of products in place of the number of
 threads): that part, and all that memory's rate limits.
 """
@@ -25,15 +26,16 @@ import bench_common as bench
 SMALL = bench.ROOT / "test/fixtures/llama2"
 
 
-def thread_scaling(result, folder, tokens, length, steps):
+def thread_scaling(result, folder, tokens, length, steps, repeat=4):
     most = bench.threads()
     one, every = (bench.train(folder, tokens, length, steps + 1, n)[0] for n in (1, most))
-    asleep, _ = bench.train(folder, tokens, length, steps + 1, most, environment={"OMP_WAIT_POLICY": "passive"})
+    asleep = [bench.train(folder, tokens, length, steps + 1, most, environment={"OMP_WAIT_POLICY": "passive"})[0]
+              for _ in range(repeat)]
     speedup = one["best_step_s"] / every["best_step_s"]
     products = every["roof_flops_per_s"] / one["roof_flops_per_s"]
     alone = beside = 0.0
     if most > 1:
-        alone = max(0, (most - asleep["step_cpu_s"] / asleep["step_s"]) / (most - 1))
+        alone = max(0, (most - max(run["step_cpu_s"] / run["step_s"] for run in asleep)) / (most - 1))
         # a step on one thread is beside + rest, on all of them beside + rest / their speed-up
         beside = max(0, (1 / speedup - 1 / products) / (1 - 1 / products)) * speedup
     result.add(what="threads", T=length, threads=most, speedup=round(speedup, 3), products_speedup=round(products, 3),
