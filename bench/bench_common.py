@@ -26,7 +26,8 @@ def arguments(description, lengths, steps):
     """A parser of what all of them take."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=lengths, metavar="T")
-    parser.add_argument("--steps", type=int, default=steps, help="steps that count, after a first one")
+    if steps:
+        parser.add_argument("--steps", type=int, default=steps, help="steps that count, after a first one")
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--program", type=pathlib.Path, default=PROGRAM, help="default: ./train_llama")
     parser.add_argument("--keep", metavar="NAME", help="write the result to bench/results/NAME.json")
@@ -108,23 +109,27 @@ CHECKPOINTING = ["--recompute", "layer", "--keep-attention", "0", "--checkpoint-
                  "--offload", "none"]
 
 
-def train(model, tokens, length, steps, threads, *flags, environment=None):
-    """Runs ./train_llama, with checkpointing unless the flags say otherwise; its profile, and all that it prints."""
+def command(model, tokens, length, steps, threads, *flags):
+    """./train_llama, with checkpointing unless the flags say otherwise."""
     if "--recompute" not in flags:
         flags = (*CHECKPOINTING, *flags)
-    command = [str(PROGRAM), "--model", model, "--train", tokens, "--seq-len", str(length), "--steps", str(steps),
-               "--warmup", "0", "--batch", "1", "--device", "cpu", "--threads", str(threads), "--profile", "--json", *flags]
-    out, _ = run(command, environment)
+    return [str(PROGRAM), "--model", model, "--train", tokens, "--seq-len", str(length), "--steps", str(steps),
+            "--warmup", "0", "--batch", "1", "--device", "cpu", "--threads", str(threads), *flags]
+
+
+def train(*arguments, environment=None):
+    """Runs a command; its profile, and all that it prints."""
+    out, _ = run([*command(*arguments), "--profile", "--json"], environment)
     return json.loads(out[out.rindex("\n{\n"):]), out
 
 
-def run(command, environment=None):
+def run(words, environment=None):
     """What a process prints, and its peak resident bytes."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})})
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})})
     out = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        fail(f"{' '.join(command)}: exit status {os.waitstatus_to_exitcode(status)}")
+        fail(f"{' '.join(words)}: exit status {os.waitstatus_to_exitcode(status)}")
     return out, usage.ru_maxrss * 1024
 
 

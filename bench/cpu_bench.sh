@@ -17,7 +17,7 @@ part() {
 
 part bench/cpu_roof.py --program "$build/train_llama" --layers 2 --lengths 2048 --steps 2
 part bench/cpu_ops.py "$build/cpu_ops" --quick
-part bench/cpu_chunks.py --program "$build/train_llama" --layers 1 --lengths 1024 --chunks 256 --repeat 1
+part bench/cpu_chunks.py --program "$build/train_llama" --layers 1 --lengths 1024 --chunks 256 --seconds 8
 part bench/cpu_start.py --program "$build/train_llama" --layers 1 --lengths 1024
 if "$python" -c 'import torch, transformers' 2>/dev/null; then
   part "$python" bench/cpu_peer.py --program "$build/train_llama" --layers 2 --lengths 1024 --repeat 1
