@@ -81,7 +81,7 @@ static inline MlpInside mlp_inside_at(const MlpInside *in, const Mlp *mlp, int64
 static inline void mlp_chunk_inside(Device *dev, DType dt, const Mlp *mlp, const MlpInside *at,
                                     const void *x_mid, int64_t n) {
   rmsnorm_forward(dev, dt, at->n, x_mid, mlp->norm.w, n, mlp->C, mlp->norm.eps);
-  linear_forward(dev, dt, &mlp->gate_up, at->gu, at->n, n, false);
+  linear_forward(dev, dt, &mlp->gate_up, at->gu, at->n, n, NULL);
   glu_forward(dev, dt, mlp->activation, at->h, at->gu, n, mlp->FF);
 }
 
@@ -91,10 +91,9 @@ static inline void mlp_forward(Device *dev, DType dt, const Mlp *mlp, void *x_ou
   for (int64_t r = 0, n; r < rows; r += n) {
     n = chunk < rows - r ? chunk : rows - r;
     MlpInside at = mlp_inside_at(inside, mlp, r, dt);
-    void *in = mst_row(x_mid, r, mlp->C, dt), *out = mst_row(x_out, r, mlp->C, dt);
+    void *in = mst_row(x_mid, r, mlp->C, dt);
     mlp_chunk_inside(dev, dt, mlp, &at, in, n);
-    if (out != in) device_copy(dev, out, in, (size_t)(n * mlp->C) * dtype_size(dt), COPY_ON_DEVICE);
-    linear_forward(dev, dt, &mlp->down, out, at.h, n, true);
+    linear_forward(dev, dt, &mlp->down, mst_row(x_out, r, mlp->C, dt), at.h, n, in);
   }
 }
 
@@ -134,7 +133,7 @@ typedef struct HeadInside {
 static inline void head_chunk_logits(Device *dev, DType dt, const LmHead *head, const HeadInside *at,
                                      const void *x, int64_t n) {
   rmsnorm_forward(dev, dt, at->n, x, head->norm.w, n, head->C, head->norm.eps);
-  linear_forward(dev, dt, &head->logits, at->logits, at->n, n, false);
+  linear_forward(dev, dt, &head->logits, at->logits, at->n, n, NULL);
 }
 
 /* losses [rows]: of every token, 0 where it has no target. */

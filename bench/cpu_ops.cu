@@ -80,7 +80,7 @@ static void bench_attention(Bench *b, AttentionShape s) {
   float *square = take(b, 3 * M * M);
   auto sgemm = [=] {
     Matrix out = {square, DT_FP32, M}, x = {square + M * M, DT_FP32, M}, y = {square + 2 * M * M, DT_FP32, M};
-    for (int i = 0; i < 4; i++) matmul(&b->dev, out, x, false, y, true, M, M, M, false);
+    for (int i = 0; i < 4; i++) matmul(&b->dev, out, x, false, y, true, M, M, M, NULL);
   };
   Rates forward = measure(
       b, 2 * product,

@@ -251,8 +251,8 @@ static void products(void **state) {
   fill_normal(&l->dev, weight, dt, 1.f / 64, 1, 4, 0, C * C);
   Matrix x = {l->x, dt, C}, y = {l->y, dt, C}, w = {weight, dt, C}, a = {l->a, dt, C}, b = {l->b, dt, C};
   copy_last(l, l->a, l->x, C);
-  matmul(&l->dev, y, x, false, w, true, ROWS, C, C, false);
-  matmul(&l->dev, b, a, false, w, true, LAST, C, C, false);
+  matmul(&l->dev, y, x, false, w, true, ROWS, C, C, NULL);
+  matmul(&l->dev, b, a, false, w, true, LAST, C, C, NULL);
   convert(&l->dev, wide, DT_FP32, l->b, dt, LAST * C);
   convert(&l->dev, large_wide, DT_FP32, last_rows(l->y, C), dt, LAST * C);
   static float found[3 * 4096], expected[3 * 4096];
@@ -264,7 +264,7 @@ static void products(void **state) {
   /* columns of ones: every element of the sum over the rows is their number */
   float *counts = (float *)take(&l->dev, (size_t)(C * C) * 4);
   fill_constant(&l->dev, l->x, dt, 1, ROWS * C);
-  matmul(&l->dev, Matrix{counts, DT_FP32, C}, x, true, x, false, C, C, ROWS, false);
+  matmul(&l->dev, Matrix{counts, DT_FP32, C}, x, true, x, false, C, C, ROWS, NULL);
   device_copy(&l->dev, found, counts + C * C - LAST * C, sizeof found, COPY_FROM_DEVICE);
   for (int64_t i = 0; i < LAST * C; i++) assert_true(found[i] == (float)ROWS);
   device_free(&l->dev, counts, (size_t)(C * C) * 4);

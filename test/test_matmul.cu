@@ -44,10 +44,14 @@ static Matrix matrix(const Tensor *t) {
   return Matrix{on_device(t), t->dtype, t->ld};
 }
 
+/* What a product is added to: nothing, what its memory holds, or what other memory holds. */
+enum { ADD_NOTHING, ADD_OUT, ADD_OTHER, ADDS };
+
 /* One product to be checked. */
 typedef struct Product {
   DType out, in;
-  bool transpose_a, transpose_b, accumulate;
+  bool transpose_a, transpose_b;
+  int add;
   int64_t M, N, K;
 } Product;
 
@@ -58,7 +62,7 @@ static void check_product(const Product *p, const Tensor *out, const Tensor *a, 
                           const Tensor *old) {
   for (int64_t i = 0; i < p->M; i++) {
     for (int64_t j = 0; j < p->N; j++) {
-      double sum = p->accumulate ? tensor_get(old, i, j) : 0, magnitude = fabs(sum);
+      double sum = p->add ? tensor_get(old, i, j) : 0, magnitude = fabs(sum);
       for (int64_t k = 0; k < p->K; k++) {
         double x = p->transpose_a ? tensor_get(a, k, i) : tensor_get(a, i, k);
         double y = p->transpose_b ? tensor_get(b, j, k) : tensor_get(b, k, j);
@@ -69,9 +73,9 @@ static void check_product(const Product *p, const Tensor *out, const Tensor *a, 
           1.01 * ((double)(p->K + 1) * roundoff(DT_FP32) * magnitude + roundoff(p->out) * fabs(sum));
       double found = tensor_get(out, i, j);
       if (!(fabs(found - sum) <= bound))
-        fail_msg("%s x %s: M %d N %d K %d, transposed %d %d, accumulate %d: (%d, %d) is %.9g, expected %.9g",
+        fail_msg("%s x %s: M %d N %d K %d, transposed %d %d, added to %d: (%d, %d) is %.9g, expected %.9g",
                  dtype_name(p->in), dtype_name(p->out), (int)p->M, (int)p->N, (int)p->K, p->transpose_a,
-                 p->transpose_b, p->accumulate, (int)i, (int)j, found, sum);
+                 p->transpose_b, p->add, (int)i, (int)j, found, sum);
     }
   }
 }
@@ -85,15 +89,14 @@ static void run_product(Fixture *f, const Product *p) {
   tensor_random(&a, 1, 1);
   tensor_random(&b, 1, 2);
   tensor_random(&old, 4, 3);
-  if (p->accumulate) {
-    tensor_random(&out, 4, 3);
-    tensor_random(&again, 4, 3);
+  Tensor *results[] = {&out, &again};
+  for (int i = 0; i < 2; i++) {
+    if (p->add == ADD_OUT) tensor_random(results[i], 4, 3);
+    Matrix to = matrix(results[i]);
+    const void *add = p->add == ADD_OUT ? to.data : p->add == ADD_OTHER ? on_device(&old) : NULL;
+    on_device(&f->workspace); /* about to be written */
+    matmul(&f->dev, to, matrix(&a), p->transpose_a, matrix(&b), p->transpose_b, p->M, p->N, p->K, add);
   }
-  on_device(&f->workspace); /* about to be written */
-  matmul(&f->dev, matrix(&out), matrix(&a), p->transpose_a, matrix(&b), p->transpose_b, p->M, p->N, p->K,
-         p->accumulate);
-  matmul(&f->dev, matrix(&again), matrix(&a), p->transpose_a, matrix(&b), p->transpose_b, p->M, p->N, p->K,
-         p->accumulate);
   check_product(p, &out, &a, &b, &old);
   assert_memory_equal(on_host(&out), on_host(&again), tensor_bytes(&out));
   assert_true(tensor_guards_whole(&out));
@@ -112,9 +115,9 @@ static void test_products(void **state) {
   static const DType types[][2] = {{DT_FP32, DT_FP32}, {DT_BF16, DT_BF16}, {DT_FP32, DT_BF16}};
   for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
     for (int t = 0; t < 3; t++) {
-      for (int mode = 0; mode < 8; mode++) {
-        Product p = {types[t][0],     types[t][1], (mode & 1) != 0, (mode & 2) != 0,
-                     (mode & 4) != 0, sizes[s][0], sizes[s][1],     sizes[s][2]};
+      for (int mode = 0; mode < 4 * ADDS; mode++) {
+        Product p = {types[t][0], types[t][1], (mode & 1) != 0, (mode & 2) != 0,
+                     mode / 4,    sizes[s][0], sizes[s][1],     sizes[s][2]};
         run_product((Fixture *)*state, &p);
       }
     }
@@ -125,10 +128,10 @@ static void test_products(void **state) {
 static void test_empty_products(void **state) {
   for (int t = 0; t < 2; t++) {
     DType dt = t ? DT_BF16 : DT_FP32;
-    for (int accumulate = 0; accumulate < 2; accumulate++) {
-      Product no_terms = {dt, dt, false, true, accumulate != 0, 5, 3, 0};
-      Product no_rows = {dt, dt, false, true, accumulate != 0, 0, 3, 4};
-      Product no_cols = {dt, dt, false, true, accumulate != 0, 5, 0, 4};
+    for (int add = 0; add < ADDS; add++) {
+      Product no_terms = {dt, dt, false, true, add, 5, 3, 0};
+      Product no_rows = {dt, dt, false, true, add, 0, 3, 4};
+      Product no_cols = {dt, dt, false, true, add, 5, 0, 4};
       run_product((Fixture *)*state, &no_terms);
       run_product((Fixture *)*state, &no_rows);
       run_product((Fixture *)*state, &no_cols);
@@ -170,7 +173,7 @@ static void test_exact_integers(void **state) {
       for (int64_t i = 0; i < 11; i++) tensor_set(&a, i, k, k % 11 == i ? 1.0f : 0.0f);
       for (int64_t j = 0; j < 13; j++) tensor_set(&b, j, k, (float)((k + j) % 5) - 2.0f);
     }
-    matmul(&f->dev, matrix(&out), matrix(&a), false, matrix(&b), true, 11, 13, 1100, false);
+    matmul(&f->dev, matrix(&out), matrix(&a), false, matrix(&b), true, 11, 13, 1100, NULL);
     for (int64_t i = 0; i < 11; i++) {
       for (int64_t j = 0; j < 13; j++) {
         double sum = 0;
@@ -190,8 +193,8 @@ static void test_rate(void **state) {
   assert_true(isfinite(rate) && rate > 1e6 && isfinite(rate_bf16) && rate_bf16 > 1e6);
 }
 
-/* y = x w^T + bias (+ y), in one product with a column of ones and the bias as one more column of w. */
-static void check_linear_forward(Fixture *f, DType dt, bool bias, bool accumulate, int64_t rows, int64_t in,
+/* y = x w^T + bias + add, in one product with a column of ones and the bias as one more column of w. */
+static void check_linear_forward(Fixture *f, DType dt, bool bias, int add, int64_t rows, int64_t in,
                                  int64_t out) {
   Tensor x = tensor_new(dt, rows, in, in), w = tensor_new(dt, out, in, in), b = tensor_new(dt, 1, out, out);
   Tensor y = tensor_new(dt, rows, out, out), old = tensor_new(dt, rows, out, out);
@@ -199,20 +202,23 @@ static void check_linear_forward(Fixture *f, DType dt, bool bias, bool accumulat
   tensor_random(&w, 1, 2);
   tensor_random(&b, 1, 3);
   tensor_random(&old, 4, 4);
-  if (accumulate) tensor_random(&y, 4, 4);
+  if (add == ADD_OUT) tensor_random(&y, 4, 4);
   Linear l = {"test", in, out, on_device(&w), bias ? on_device(&b) : NULL, NULL, NULL};
-  linear_forward(&f->dev, dt, &l, on_device(&y), on_device(&x), rows, accumulate);
+  linear_forward(&f->dev, dt, &l, on_device(&y), on_device(&x), rows,
+                 add == ADD_OUT     ? on_device(&y)
+                 : add == ADD_OTHER ? on_device(&old)
+                                    : NULL);
   assert_true(tensor_guards_whole(&y));
   for (int64_t i = 0; i < rows; i++) {
     for (int64_t j = 0; j < out; j++) {
-      double first = (bias ? tensor_get(&b, 0, j) : 0) + (accumulate ? tensor_get(&old, i, j) : 0);
+      double first = (bias ? tensor_get(&b, 0, j) : 0) + (add ? tensor_get(&old, i, j) : 0);
       double sum = first, magnitude = fabs(first);
       for (int64_t k = 0; k < in; k++) {
         sum += tensor_get(&x, i, k) * tensor_get(&w, j, k);
         magnitude += fabs(tensor_get(&x, i, k) * tensor_get(&w, j, k));
       }
       /* as in check_product; bias + y is itself stored, and so rounded, before the product is added */
-      double stored = bias && accumulate ? roundoff(dt) * fabs(first) : 0;
+      double stored = bias && add ? roundoff(dt) * fabs(first) : 0;
       double bound =
           1.01 * ((double)(in + 2) * roundoff(DT_FP32) * magnitude + roundoff(dt) * fabs(sum) + stored);
       assert_true(fabs(tensor_get(&y, i, j) - sum) <= bound);
@@ -226,10 +232,10 @@ static void check_linear_forward(Fixture *f, DType dt, bool bias, bool accumulat
 }
 
 static void test_linear_forward(void **state) {
-  for (int mode = 0; mode < 8; mode++) {
+  for (int mode = 0; mode < 4 * ADDS; mode++) {
     DType dt = mode & 1 ? DT_BF16 : DT_FP32;
-    check_linear_forward((Fixture *)*state, dt, (mode & 2) != 0, (mode & 4) != 0, 33, 17, 70);
-    check_linear_forward((Fixture *)*state, dt, (mode & 2) != 0, (mode & 4) != 0, 1, 130, 3);
+    check_linear_forward((Fixture *)*state, dt, (mode & 2) != 0, mode / 4, 33, 17, 70);
+    check_linear_forward((Fixture *)*state, dt, (mode & 2) != 0, mode / 4, 1, 130, 3);
   }
 }
 

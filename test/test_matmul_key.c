@@ -14,6 +14,7 @@
 typedef struct Product {
   Device dev;
   Matrix out, a, b;
+  const void *add;
   bool transpose_a, transpose_b;
   int64_t M, N, K;
 } Product;
@@ -29,7 +30,7 @@ static Product product(void) {
   return p;
 }
 static MatmulKey key_of(const Product *p) {
-  return matmul_key(&p->dev, p->out, p->a, p->transpose_a, p->b, p->transpose_b, p->M, p->N, p->K);
+  return matmul_key(&p->dev, p->out, p->add, p->a, p->transpose_a, p->b, p->transpose_b, p->M, p->N, p->K);
 }
 static bool same(const Product *p, const Product *q) {
   MatmulKey a = key_of(p), b = key_of(q);
@@ -38,7 +39,7 @@ static bool same(const Product *p, const Product *q) {
 
 static void every_property_counts(void **state) {
   (void)state;
-  enum { COUNT = 14 };
+  enum { COUNT = 15 };
   Product plain = product(), varied[COUNT];
   for (int i = 0; i < COUNT; i++) varied[i] = product();
   varied[0].M = 11, varied[1].N = 10, varied[2].K = 64;
@@ -48,6 +49,7 @@ static void every_property_counts(void **state) {
   varied[10].dev.workspace_bytes = 0;
   varied[11].out.data = (void *)4100, varied[12].a.data = (void *)8200;
   varied[13].dev.deterministic = true;
+  varied[14].add = (void *)4098;
   for (int i = 0; i < COUNT; i++) {
     assert_false(same(&plain, &varied[i]));
     for (int j = 0; j < i; j++) assert_false(same(&varied[i], &varied[j]));
@@ -55,7 +57,7 @@ static void every_property_counts(void **state) {
 }
 
 /* Of an address only its alignment, up to 256, matters, and only as far as all rows have it: rows of a matrix
- * are multiplied as they are by themselves. */
+ * are multiplied as they are by themselves. What is added has to have it too. */
 static void addresses_do_not_count(void **state) {
   (void)state;
   Product p = product(), q = product();
@@ -66,6 +68,8 @@ static void addresses_do_not_count(void **state) {
   q.out.data = (void *)(4096 + 256), q.a.data = (void *)(3 << 20), q.b.data = (void *)512;
   assert_true(same(&p, &q));
   assert_int_equal(key_of(&q).align_b, 256);
+  q.add = (void *)(1 << 20);
+  assert_true(same(&p, &q));
   const int32_t alignments[] = {2, 4, 8, 16, 32, 64, 128};
   for (size_t i = 0; i < sizeof alignments / sizeof *alignments; i++) {
     q.b.data = (void *)(intptr_t)(4096 + alignments[i]);

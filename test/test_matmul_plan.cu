@@ -131,7 +131,7 @@ static void close_fake(Fake *f) {
 
 static MatmulKey key_of(const Device *dev, int64_t M, DType out_type) {
   Matrix out = {(void *)4096, out_type, 64}, a = {(void *)8192, DT_BF16, 64}, b = {(void *)512, DT_BF16, 64};
-  return matmul_key(dev, out, a, false, b, true, M, 64, 64);
+  return matmul_key(dev, out, NULL, a, false, b, true, M, 64, 64);
 }
 
 /* Times by algorithm: context is [PROPOSALS] of them. */

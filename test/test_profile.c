@@ -102,7 +102,7 @@ static void test_times(void **state) {
   static float x[ROWS * IN], y[ROWS * OUT], w[OUT * IN], dw[OUT * IN];
   Linear l = {.name = "product", .in = IN, .out = OUT, .weight = w, .dweight = dw};
   profile_step_begin(&dev);
-  linear_forward(&dev, DT_FP32, &l, y, x, ROWS, false);
+  linear_forward(&dev, DT_FP32, &l, y, x, ROWS, NULL);
   linear_backward_input(&dev, DT_FP32, &l, x, y, ROWS);
   linear_backward_weight(&dev, DT_FP32, &l, y, x, ROWS);
   profile_step_end(&dev, 1);

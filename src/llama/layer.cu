@@ -166,7 +166,7 @@ static QkvHeads forward_qkv(Model *m, const LayerWeights *w, const LayerBuffers 
   DType dt = m->schedule->shape.dtype;
   void *n1 = arena_get(a, buf->n1), *qkv = arena_get(a, buf->qkv);
   rmsnorm_forward(m->dev, dt, n1, arena_get(a, buf->x), w->norm1.w, N, m->config->C, w->norm1.eps);
-  linear_forward(m->dev, dt, &w->qkv, qkv, n1, N, false);
+  linear_forward(m->dev, dt, &w->qkv, qkv, n1, N, NULL);
   QkvHeads h = qkv_heads_of(m, buf);
   QkPrepare prepare = layer_qk_prepare(m, w);
   qk_prepare_forward(m->dev, dt, h.q.data, h.q.ld, qkv, h.v.ld, &prepare, N);
@@ -185,7 +185,7 @@ void layer_generate(Model *m, int64_t l, int64_t at, int64_t rows) {
   AttentionShape shape = schedule_attention(m->config, l, 1, at + rows, 1);
   attention_cache(m->dev, dt, keys, values, at, h.k, h.v, &shape, rows);
   attention_cached(m->dev, dt, o, h.q, keys, values, at, &shape, rows);
-  linear_forward(m->dev, dt, &w.o, x, o, rows, true);
+  linear_forward(m->dev, dt, &w.o, x, o, rows, x);
   MlpInside inside = mlp_inside_of(m, l, buf);
   mlp_forward(m->dev, dt, &w.mlp, x, x, rows, rows, &inside);
   weights_release(m, l);
@@ -232,9 +232,7 @@ void layer_forward(Model *m, int64_t l, const LayerPass *pass, int64_t B, int64_
   }
   if (at->out != SKIPPED) {
     arena_enter(a, at->out);
-    void *x_mid = arena_get(a, buf->x_mid);
-    device_copy(dev, x_mid, arena_get(a, buf->x), (size_t)(N * c->C) * dtype_size(dt), COPY_ON_DEVICE);
-    linear_forward(dev, dt, &w.o, x_mid, arena_get(a, buf->o), N, true);
+    linear_forward(dev, dt, &w.o, arena_get(a, buf->x_mid), arena_get(a, buf->o), N, arena_get(a, buf->x));
   }
   if (at->mlp != SKIPPED) {
     arena_enter(a, at->mlp);

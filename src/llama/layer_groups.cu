@@ -79,7 +79,7 @@ static QkvHeads group_qkv(Model *m, const LayerBuffers *buf, const LayerWeights 
   for (int64_t r = 0, n; r < N; r += n) {
     n = chunk < N - r ? chunk : N - r;
     rmsnorm_forward(m->dev, dt, n1, mst_row(x, r, c->C, dt), w->norm1.w, n, c->C, w->norm1.eps);
-    linear_forward(m->dev, dt, &projection, mst_row(qkv, r, g.qkv, dt), n1, n, false);
+    linear_forward(m->dev, dt, &projection, mst_row(qkv, r, g.qkv, dt), n1, n, NULL);
   }
   *prepare = layer_qk_prepare(m, w);
   prepare->NH = g.NH;
@@ -126,8 +126,7 @@ void grouped_mlp_backward(Model *m, int64_t l, const LayerWeights *w) {
   void *x = buffer(m, buf->x), *o = buffer(m, buf->o), *x_mid = buffer(m, s->group.x_mid);
   for (int64_t r = 0, n; r < N; r += n) {
     n = chunk < N - r ? chunk : N - r;
-    device_copy(m->dev, x_mid, mst_row(x, r, c->C, dt), (size_t)(n * c->C) * dtype_size(dt), COPY_ON_DEVICE);
-    linear_forward(m->dev, dt, &w->o, x_mid, mst_row(o, r, c->NH * c->HS, dt), n, true);
+    linear_forward(m->dev, dt, &w->o, x_mid, mst_row(o, r, c->NH * c->HS, dt), n, mst_row(x, r, c->C, dt));
     mlp_backward(m->dev, dt, &w->mlp, mst_row(buffer(m, s->dx), r, c->C, dt), x_mid, n, n, &inside);
   }
 }

@@ -4,17 +4,19 @@
 #include "device/profile.h"
 #include "ops/matmul.h" // defines: Matrix, matmul
 
-/* Row of y [rows, n] = bias [n] + (accumulate ? y : 0). */
+/* Row of y [rows, n] = bias [n] + add [rows, n], or the bias alone where add is NULL. */
 template <class T> struct PutBias {
   T *y;
-  const T *bias;
+  const T *bias, *add;
   int64_t n;
-  bool accumulate;
 
   template <class G> HD void operator()(G g, int64_t row) const {
-    bool add = accumulate;
-    g.each(
-        n, [=](float &y, float b) { y = b + (add ? y : 0.f); }, y + row * n, bias);
+    if (add)
+      g.each(
+          n, [](float &y, float b, float x) { y = b + x; }, y + row * n, bias, add + row * n);
+    else
+      g.each(
+          n, [](float &y, float b) { y = b; }, y + row * n, bias);
   }
 };
 
@@ -39,20 +41,20 @@ static double flops(const Linear *l, int64_t rows) {
 }
 
 void linear_forward(Device *dev, DType dt, const Linear *l, void *y, const void *x, int64_t rows,
-                    bool accumulate) {
+                    const void *add) {
   double begin = profile_begin(dev);
   /* the bias goes in first, so that its sum with the product is rounded once */
   if (l->bias)
-    DISPATCH(dt, T, launch_rows(dev, rows, PutBias<T>{(T *)y, (const T *)l->bias, l->out, accumulate}));
+    DISPATCH(dt, T, launch_rows(dev, rows, PutBias<T>{(T *)y, (const T *)l->bias, (const T *)add, l->out}));
   matmul(dev, matrix(y, dt, l->out), matrix(x, dt, l->in), false, matrix(l->weight, dt, l->in), true, rows,
-         l->out, l->in, accumulate || l->bias != NULL);
+         l->out, l->in, l->bias ? y : add);
   profile_end(dev, begin, l->name, "forward", flops(l, rows), 0);
 }
 
 void linear_backward_input(Device *dev, DType dt, const Linear *l, void *dx, const void *dy, int64_t rows) {
   double begin = profile_begin(dev);
   matmul(dev, matrix(dx, dt, l->in), matrix(dy, dt, l->out), false, matrix(l->weight, dt, l->in), false, rows,
-         l->in, l->out, false);
+         l->in, l->out, NULL);
   profile_end(dev, begin, l->name, "dx", flops(l, rows), 0);
 }
 
@@ -61,7 +63,7 @@ void linear_backward_weight(Device *dev, DType dt, const Linear *l, const void *
   if (!l->dweight) return;
   double begin = profile_begin(dev);
   matmul(dev, matrix(l->dweight, DT_FP32, l->in), matrix(dy, dt, l->out), true, matrix(x, dt, l->in), false,
-         l->out, l->in, rows, true);
+         l->out, l->in, rows, l->dweight);
   if (l->dbias)
     DISPATCH(dt, T, launch_column_sums(dev, rows, l->out, 1, &l->dbias, SumRow<T>{(const T *)dy, l->out}));
   profile_end(dev, begin, l->name, "dweight", flops(l, rows), 0);

@@ -17,9 +17,10 @@ typedef struct Linear {
   float *dbias;       /* [out] fp32 or NULL */
 } Linear;
 
-/* y [rows, out] = x [rows, in] * weight^T + bias (+ y when accumulate). Rows are contiguous. */
+/* y [rows, out] = x [rows, in] * weight^T + bias + add [rows, out]. Rows are contiguous. add: NULL for 0; it
+ * may be y. */
 void linear_forward(Device *dev, DType dt, const Linear *l, void *y, const void *x, int64_t rows,
-                    bool accumulate);
+                    const void *add);
 /* dx [rows, in] = dy [rows, out] * weight. */
 void linear_backward_input(Device *dev, DType dt, const Linear *l, void *dx, const void *dy, int64_t rows);
 /* dweight += dy^T * x, dbias += column sums of dy: accumulated in fp32. Nothing when dweight is NULL. */

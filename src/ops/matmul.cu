@@ -104,8 +104,16 @@ static void matmul_bf16(Device *dev, Matrix out, Matrix a, bool transpose_a, Mat
   }
 }
 
+/* out [M, N] = from [M, N], of out's type and ld. */
+static void copy_rows(Device *dev, Matrix out, const void *from, int64_t M, int64_t N) {
+  size_t e = dtype_size(out.dtype), row = (size_t)out.ld * e;
+#pragma omp parallel for num_threads(dev->threads)
+  for (int64_t i = 0; i < M; i++)
+    memcpy((char *)out.data + (size_t)i * row, (const char *)from + (size_t)i * row, (size_t)N * e);
+}
+
 void matmul(Device *dev, Matrix out, Matrix a, bool transpose_a, Matrix b, bool transpose_b, int64_t M,
-            int64_t N, int64_t K, bool accumulate) {
+            int64_t N, int64_t K, const void *add) {
   CHECK(a.dtype == b.dtype && (a.dtype == DT_FP32 || a.dtype == DT_BF16) &&
             (out.dtype == a.dtype || out.dtype == DT_FP32),
         "matmul: no product of %s and %s into %s", dtype_name(a.dtype), dtype_name(b.dtype),
@@ -113,10 +121,12 @@ void matmul(Device *dev, Matrix out, Matrix a, bool transpose_a, Matrix b, bool 
   if (M == 0 || N == 0) return;
 #ifdef __CUDACC__
   if (dev->kind == DEVICE_CUDA) {
-    matmul_cuda(dev, out, a, transpose_a, b, transpose_b, M, N, K, accumulate);
+    matmul_cuda(dev, out, a, transpose_a, b, transpose_b, M, N, K, add);
     return;
   }
 #endif
+  if (add && add != out.data) copy_rows(dev, out, add, M, N);
+  bool accumulate = add != NULL;
   if (K == 0) {
     size_t size = dtype_size(out.dtype);
     for (int64_t m = 0; m < M && !accumulate; m++) memset((char *)out.data + m * out.ld * size, 0, N * size);
@@ -159,12 +169,12 @@ double matmul_measure_rate(Device *dev, DType dt, double seconds, double *per_cp
     else
       fill_normal(dev, m[i].data, dt, 1.f, 1, i, 0, n * n);
   }
-  matmul(dev, m[0], m[1], false, m[2], true, n, n, n, false); /* makes the plan */
+  matmul(dev, m[0], m[1], false, m[2], true, n, n, n, NULL); /* makes the plan */
   device_synchronize(dev);
   double best = 0, flops = 0, cpu = process_cpu_seconds(), start = seconds_now(), now = start;
   do {
     double begin = now;
-    matmul(dev, m[0], m[1], false, m[2], true, n, n, n, false);
+    matmul(dev, m[0], m[1], false, m[2], true, n, n, n, NULL);
     device_synchronize(dev);
     now = seconds_now();
     double product = 2.0 * (double)n * (double)n * (double)n;

@@ -15,11 +15,12 @@ typedef struct Matrix {
   int64_t ld;
 } Matrix;
 
-/* out [M, N] = op(a) [M, K] * op(b) [K, N] + (accumulate ? out : 0); op transposes where the flag says so
- * (the matrix is then stored as [K, M] or [N, K]). a and b have one type; out may be fp32 or that type, and
- * is rounded once. M, N, K >= 0. Scratch: dev->workspace. */
+/* out [M, N] = op(a) [M, K] * op(b) [K, N] + add [M, N]; op transposes where the flag says so (the matrix is
+ * then stored as [K, M] or [N, K]). a and b have one type; out may be fp32 or that type, and is rounded once.
+ * add: of out's type and ld, or NULL for 0; it may be out.data itself, but not overlap with it otherwise.
+ * M, N, K >= 0. Scratch: dev->workspace. */
 void matmul(Device *dev, Matrix out, Matrix a, bool transpose_a, Matrix b, bool transpose_b, int64_t M,
-            int64_t N, int64_t K, bool accumulate);
+            int64_t N, int64_t K, const void *add);
 
 /* Rate of the product of two matrices of type dt into a third, in FLOP/s, measured over about `seconds` on
  * square matrices that it allocates: the best. per_cpu_second, where it is given: the same for a second that

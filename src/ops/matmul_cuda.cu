@@ -10,15 +10,15 @@
 typedef struct Product {
   Device *dev;
   Matrix out, a, b;
-  bool accumulate;
+  const void *add; /* as out is, or NULL */
 } Product;
 
 static cublasStatus_t multiply(const Product *x, const MatmulPlan *p) {
   const CublasLt *blas = &x->dev->cuda->blas;
-  const float one = 1.f, beta = x->accumulate ? 1.f : 0.f;
+  const float one = 1.f, beta = x->add ? 1.f : 0.f;
   return blas->Matmul(blas->handle, p->product, &one, x->b.data, p->first, x->a.data, p->second, &beta,
-                      x->out.data, p->out, x->out.data, p->out, &p->algorithm, x->dev->workspace,
-                      x->dev->workspace_bytes, (cudaStream_t)x->dev->stream);
+                      x->add ? x->add : x->out.data, p->out, x->out.data, p->out, &p->algorithm,
+                      x->dev->workspace, x->dev->workspace_bytes, (cudaStream_t)x->dev->stream);
 }
 
 /* The best of a few, after one that warms up. */
@@ -48,20 +48,24 @@ static double seconds_of(const MatmulPlan *p, void *context) {
 }
 
 void matmul_cuda(Device *dev, Matrix out, Matrix a, bool transpose_a, Matrix b, bool transpose_b, int64_t M,
-                 int64_t N, int64_t K, bool accumulate) {
+                 int64_t N, int64_t K, const void *add) {
   size_t size = dtype_size(out.dtype);
   if (K == 0) {
-    if (!accumulate)
-      cuda_check(dev, "matmul with K = 0",
-                 cudaMemset2DAsync(out.data, (size_t)out.ld * size, 0, (size_t)N * size, (size_t)M,
-                                   (cudaStream_t)dev->stream));
+    size_t row = (size_t)N * size, pitch = (size_t)out.ld * size;
+    cudaStream_t stream = (cudaStream_t)dev->stream;
+    if (!add)
+      cuda_check(dev, "matmul with K = 0", cudaMemset2DAsync(out.data, pitch, 0, row, (size_t)M, stream));
+    else if (add != out.data)
+      cuda_check(
+          dev, "matmul with K = 0",
+          cudaMemcpy2DAsync(out.data, pitch, add, pitch, row, (size_t)M, cudaMemcpyDeviceToDevice, stream));
     return;
   }
   CHECK(M <= INT_MAX && N <= INT_MAX && K <= INT_MAX,
         "matmul: M %lld, N %lld, K %lld: beyond cublasLt's kernels", (long long)M, (long long)N,
         (long long)K);
-  Product x = {dev, out, a, b, accumulate};
-  MatmulKey key = matmul_key(dev, out, a, transpose_a, b, transpose_b, M, N, K);
+  Product x = {dev, out, a, b, add};
+  MatmulKey key = matmul_key(dev, out, add, a, transpose_a, b, transpose_b, M, N, K);
   MatmulTimer timer = {seconds_of, &x};
   const MatmulPlan *p = matmul_plan(dev, &key, &timer);
   cublasStatus_t status = multiply(&x, p);

@@ -10,7 +10,7 @@ extern "C" {
 
 /* matmul() on a CUDA device; the types have been checked, M and N are positive. */
 void matmul_cuda(Device *dev, Matrix out, Matrix a, bool transpose_a, Matrix b, bool transpose_b, int64_t M,
-                 int64_t N, int64_t K, bool accumulate);
+                 int64_t N, int64_t K, const void *add);
 
 #ifdef __cplusplus
 }

@@ -3,14 +3,15 @@
 #include <string.h>
 
 /* The largest power of two, up to 256, that divides the addresses of all rows: that of the first alone would
- * make a difference between rows within a matrix and the same rows by themselves. */
-static int32_t alignment_of(const Matrix *m) {
-  uintptr_t bits = (uintptr_t)m->data | (uintptr_t)m->ld * dtype_size(m->dtype) | 256;
+ * make a difference between rows within a matrix and the same rows by themselves. add: NULL, or another
+ * matrix like it. */
+static int32_t alignment_of(const Matrix *m, const void *add) {
+  uintptr_t bits = (uintptr_t)m->data | (uintptr_t)add | (uintptr_t)m->ld * dtype_size(m->dtype) | 256;
   return (int32_t)(bits & -bits);
 }
 
-MatmulKey matmul_key(const Device *dev, Matrix out, Matrix a, bool transpose_a, Matrix b, bool transpose_b,
-                     int64_t M, int64_t N, int64_t K) {
+MatmulKey matmul_key(const Device *dev, Matrix out, const void *add, Matrix a, bool transpose_a, Matrix b,
+                     bool transpose_b, int64_t M, int64_t N, int64_t K) {
   return (MatmulKey){.M = M,
                      .N = N,
                      .K = K,
@@ -23,9 +24,9 @@ MatmulKey matmul_key(const Device *dev, Matrix out, Matrix a, bool transpose_a, 
                      .deterministic = dev->deterministic,
                      .transpose_a = transpose_a,
                      .transpose_b = transpose_b,
-                     .align_out = alignment_of(&out),
-                     .align_a = alignment_of(&a),
-                     .align_b = alignment_of(&b)};
+                     .align_out = alignment_of(&out, add),
+                     .align_a = alignment_of(&a, NULL),
+                     .align_b = alignment_of(&b, NULL)};
 }
 
 _Static_assert(sizeof(MatmulKey) == 7 * sizeof(int64_t) + 8 * sizeof(int32_t), "a MatmulKey has gaps");

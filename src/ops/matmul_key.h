@@ -15,12 +15,14 @@ typedef struct MatmulKey {
   int64_t workspace_bytes;
   DType in, out;
   int32_t transpose_a, transpose_b;
-  int32_t align_out, align_a, align_b; /* of the rows: a power of two, at most 256 */
-  int32_t deterministic;               /* of the device; also, keys are compared as bytes: no gaps */
+  int32_t align_out, align_a,
+      align_b;           /* of the rows, and of what is added to them: a power of two, at most 256 */
+  int32_t deterministic; /* of the device; also, keys are compared as bytes: no gaps */
 } MatmulKey;
 
-MatmulKey matmul_key(const Device *dev, Matrix out, Matrix a, bool transpose_a, Matrix b, bool transpose_b,
-                     int64_t M, int64_t N, int64_t K);
+/* add: what is added to the product, as out is, or NULL. */
+MatmulKey matmul_key(const Device *dev, Matrix out, const void *add, Matrix a, bool transpose_a, Matrix b,
+                     bool transpose_b, int64_t M, int64_t N, int64_t K);
 
 /* Slots are numbered; what is kept for a key is the caller's, under the number of its slot. */
 enum { MATMUL_SLOTS = 512, MATMUL_KEYS = MATMUL_SLOTS * 3 / 4 };
