@@ -276,26 +276,35 @@ static UNWATCHED void emulate_block(unsigned threads, void (*kernel)(const void 
 template <class F> struct EmulatedRows {
   const F *f;
   int64_t rows;
-  float *scratch;
-  double *partial;
+  Block block;
 };
 
 template <class F> static void emulated_rows(const void *argument) {
   const EmulatedRows<F> *t = (const EmulatedRows<F> *)argument;
   for (int64_t row = 0; row < t->rows; row++) {
-    (*t->f)(Block{t->scratch, t->partial}, row);
+    (*t->f)(t->block, row);
     __syncthreads(); /* as row_kernel does */
   }
 }
 
+/* In place of launch.cuh's: little, so that tests have rows that do not fit. */
+static inline int64_t block_shared_bytes(const Device *, int blocks) {
+  return (16 << 10) / blocks;
+}
+
 /* In place of launch.cuh's: one block, all rows. Shared memory has no contents to rely on: it is NaN. */
-template <class F> static void launch_blocks(Device *, int64_t rows, F f) {
+template <int THREADS = EMULATED_THREADS, class F>
+static void launch_blocks(Device *, int64_t rows, F f, int64_t shared_bytes = 0) {
   alignas(16) float scratch[GROUP_SCRATCH];
   double partial[32];
+  char *shared = (char *)aligned_alloc(128, (size_t)(shared_bytes + 127) / 128 * 128 + 128);
+  CHECK(shared, "out of memory for the shared memory of a block");
   memset(scratch, 0xff, sizeof scratch);
   memset(partial, 0xff, sizeof partial);
-  EmulatedRows<F> all = {&f, rows, scratch, partial};
+  memset(shared, 0xff, (size_t)shared_bytes);
+  EmulatedRows<F> all = {&f, rows, Block{scratch, partial, shared, shared_bytes}};
   if (rows > 0) emulate_block(EMULATED_THREADS, emulated_rows<F>, &all);
+  free(shared);
 }
 
 template <class F> struct EmulatedTiles {

@@ -69,7 +69,8 @@ static const int64_t SIZES[] = {1, 8, 65,
 static void rmsnorm_in_blocks(void **state) {
   FOR_EACH(DType, dt, STORAGE)
   FOR_EACH(int64_t, n, SIZES) rmsnorm_case((Device *)*state, dt, 3, n);
-  rmsnorm_case((Device *)*state, DT_BF16, 70, 64); /* several segments of column sums */
+  rmsnorm_case((Device *)*state, DT_BF16, 70, 64);  /* several segments of column sums, a row each */
+  rmsnorm_case((Device *)*state, DT_BF16, 1100, 8); /* the same, of several rows */
 }
 
 static void glu_in_blocks(void **state) {

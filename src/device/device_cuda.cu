@@ -105,6 +105,9 @@ bool cuda_open(Device *dev, Error *e) {
   CudaDevice *cuda = (CudaDevice *)calloc(1, sizeof *cuda);
   CHECK(cuda, "out of memory for the device");
   cuda->multiprocessors = chip.multiProcessorCount;
+  cuda->shared_of_multiprocessor = (int64_t)chip.sharedMemPerMultiprocessor;
+  cuda->shared_of_block = (int64_t)chip.sharedMemPerBlockOptin;
+  cuda->shared_reserved = (int64_t)chip.reservedSharedMemPerBlock;
   dev->cuda = cuda;
   snprintf(dev->name, sizeof dev->name, "%.80s, %d multiprocessors, %.1f GB", chip.name,
            chip.multiProcessorCount, (double)chip.totalGlobalMem * 1e-9);

@@ -11,6 +11,9 @@ extern "C" {
 
 typedef struct CudaDevice {
   int multiprocessors;                         /* how many the chip has */
+  int64_t shared_of_multiprocessor;            /* bytes of shared memory */
+  int64_t shared_of_block;                     /* of these, a block may have at most */
+  int64_t shared_reserved;                     /* of these, CUDA keeps for each block */
   void *copy_stream;                           /* cudaStream_t of the asynchronous copies */
   void *operations_recorded, *copies_recorded; /* cudaEvent_t: of dev->stream, of copy_stream */
   CublasLt blas;

@@ -57,9 +57,26 @@ HD void store(float *p, float x) {
   *p = x;
 }
 HD void store(bf16 *p, float x) {
+#ifdef __CUDA_ARCH__
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(p->bits) : "f"(x));
+#else
   uint32_t u = float_bits(x);
   uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);
   p->bits = (uint16_t)((x != x ? u | 0x400000u : rounded) >> 16);
+#endif
+}
+/* Two numbers rounded to bf16, the first one in the lower half. */
+HD uint32_t bf16_pair(float first, float second) {
+#ifdef __CUDA_ARCH__
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+#else
+  bf16 low, high;
+  store(&low, first);
+  store(&high, second);
+  return (uint32_t)high.bits << 16 | low.bits;
+#endif
 }
 HD void store(const float *, float) {} /* an input: there is nothing to store */
 HD void store(const bf16 *, float) {}
@@ -368,6 +385,10 @@ template <class T> __device__ __forceinline__ void store8(T *at, const float *x)
   for (int j = 0; j < 8; j++) store(&v[j], x[j]);
   for (size_t w = 0; w < 8 * sizeof(T) / sizeof(Word); w++) ((Word *)at)[w] = ((const Word *)v)[w];
 }
+__device__ __forceinline__ void store8(bf16 *at, const float *x) {
+  *(uint4 *)at =
+      uint4{bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3]), bf16_pair(x[4], x[5]), bf16_pair(x[6], x[7])};
+}
 template <class T> __device__ __forceinline__ void store8(const T *, const float *) {}
 
 /* f on the first count (of 8) elements; wide: all eight are there, and at multiples of 16 bytes. */
@@ -387,10 +408,27 @@ __device__ __forceinline__ void visit8(F f, int64_t i, int count, bool wide, E..
   }
 }
 
+/* The largest element m so far, and the sum of e^(x - m): rescaled whenever m moves. Elements that are all
+ * -inf, and +inf or NaN among them, end in NaN as they do on the CPU. */
+struct ExpSum {
+  float m = LEAST_FLOAT, s = 0.f;
+  __device__ __forceinline__ void add(const float *x) { /* [8] */
+    float top = m;
+#pragma unroll
+    for (int j = 0; j < 8; j++) top = fmaxf(top, x[j]);
+    if (top > m) s *= fast_exp(m - top);
+    m = top;
+#pragma unroll
+    for (int j = 0; j < 8; j++) s += fast_exp(x[j] - m);
+  }
+};
+
 /* A CUDA block: its threads take eight elements in turn. */
 struct Block {
-  float *scratch;  /* [GROUP_SCRATCH], shared memory */
-  double *partial; /* [32], shared memory: one value a warp */
+  float *scratch;       /* [GROUP_SCRATCH], shared memory */
+  double *partial;      /* [32], shared memory: one value a warp */
+  char *shared;         /* [shared_bytes], at a multiple of 128: what launch_blocks() was asked for */
+  int64_t shared_bytes; /* may be 0 */
 
   template <class F, class... P> __device__ __forceinline__ void each_at(int64_t n, F f, P *...p) const {
     bool aligned = (((uintptr_t)p | ...) & 15) == 0;
@@ -438,32 +476,87 @@ struct Block {
     }
   }
 
-  /* In one pass: a worker's sum is rescaled whenever its maximum moves. Rows that hold nothing but -inf, and
-   * rows with +inf or NaN, end in NaN as they do on the CPU. */
+  /* Elements i to i + 7 of p [n], -inf where there are no more; wide: accesses of 16 bytes may be made. */
   template <class P>
-  __device__ __forceinline__ float max_and_exp_sum(int64_t n, const P *p, float *sum_of_exp) const {
-    float m = LEAST_FLOAT, s = 0.f;
-    each_at(
-        n,
-        [&](int64_t, float x) {
-          float e = fast_exp(-fabsf(x - m));
-          s = x > m ? s * e + 1.f : s + e;
-          m = fmaxf(m, x);
-        },
-        p);
-    float top = all(m, [](float a, float b) { return fmaxf(a, b); });
-    *sum_of_exp = all(s * fast_exp(m - top), [](float a, float b) { return a + b; });
+  __device__ __forceinline__ void read_pack(float *x, const P *p, int64_t i, int64_t n, bool wide) const {
+    if (wide && n - i >= 8) {
+      load8(x, p + i);
+    } else {
+#pragma unroll
+      for (int j = 0; j < 8; j++) x[j] = i + j < n ? value(p[i + j]) : -INFINITY;
+    }
+  }
+  template <class P>
+  __device__ __forceinline__ void write_pack(P *p, const float *x, int64_t i, int64_t n, bool wide) const {
+    if (wide && n - i >= 8) {
+      store8(p + i, x);
+    } else {
+#pragma unroll
+      for (int j = 0; j < 8; j++)
+        if (i + j < n) store(p + i + j, x[j]);
+    }
+  }
+
+  /* The workers' sums put together: the largest element; the sum of e^(x - m) over all. */
+  __device__ __forceinline__ float all_exp_sums(ExpSum e, float *sum_of_exp) const {
+    float top = all(e.m, [](float a, float b) { return fmaxf(a, b); });
+    *sum_of_exp = all(e.s * fast_exp(e.m - top), [](float a, float b) { return a + b; });
     return top;
   }
   template <class P>
+  __device__ __forceinline__ float max_and_exp_sum(int64_t n, const P *p, float *sum_of_exp) const {
+    bool wide = ((uintptr_t)p & 15) == 0;
+    ExpSum e;
+    for (int64_t i = threadIdx.x * 8; i < n; i += blockDim.x * 8) {
+      float x[8];
+      read_pack(x, p, i, n, wide);
+      e.add(x);
+    }
+    return all_exp_sums(e, sum_of_exp);
+  }
+
+  /* The second pass needs p again: the first elements of p are kept in the shared memory that there is, the
+   * rest is gone through backwards, since the last elements read are the likeliest to be in a cache. */
+  template <class P>
   __device__ __forceinline__ float softmax(int64_t n, P *p, float factor, float *sum_of_exp) const {
-    float m = max_and_exp_sum(n, (const P *)p, sum_of_exp), by = factor / *sum_of_exp;
-    each(
-        n, [=](float &x) { x = fast_exp(x - m) * by; }, p);
+    bool wide = ((uintptr_t)p & 15) == 0;
+    int64_t pass = blockDim.x * 8, first = threadIdx.x * 8;
+    int64_t passes = shared_bytes / (pass * (int64_t)sizeof(P)), kept = n / pass < passes ? n / pass : passes;
+    kept = wide ? kept * pass : 0;
+    P *copy = (P *)shared;
+    ExpSum e;
+    float x[8];
+    for (int64_t i = first; i < kept; i += pass) {
+      load8(x, p + i);
+      store8(copy + i, x);
+      e.add(x);
+    }
+    for (int64_t i = kept + first; i < n; i += pass) {
+      read_pack(x, p, i, n, wide);
+      e.add(x);
+    }
+    float m = all_exp_sums(e, sum_of_exp), by = factor / *sum_of_exp;
+    int64_t last = kept + first + (n - 1 - kept - first) / pass * pass;
+    for (int64_t i = last; i >= kept + first; i -= pass) {
+      read_pack(x, (const P *)p, i, n, wide);
+#pragma unroll
+      for (int j = 0; j < 8; j++) x[j] = fast_exp(x[j] - m) * by;
+      write_pack(p, x, i, n, wide);
+    }
+    for (int64_t i = first; i < kept; i += pass) {
+      load8(x, copy + i);
+#pragma unroll
+      for (int j = 0; j < 8; j++) x[j] = fast_exp(x[j] - m) * by;
+      store8(p + i, x);
+    }
     return m;
   }
-  __device__ __forceinline__ bool first() const { return threadIdx.x == 0; }
-  __device__ __forceinline__ void sync() const { __syncthreads(); }
+  __device__ __forceinline__ bool first() const {
+    return threadIdx.x == 0;
+  }
+  __device__ __forceinline__ void sync() const {
+    __syncthreads();
+  }
 
   /* x of all threads, combined; every thread gets the result. */
   template <class S, class Op> __device__ __forceinline__ S all(S x, Op combine) const {

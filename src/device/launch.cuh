@@ -16,11 +16,12 @@
 #include "device/device_cuda.h" // defines: cuda_check
 #endif
 
-constexpr int64_t ELEMENTS_A_ROW = 4096;         /* of a vector that is handed out in blocks */
-constexpr int64_t COLUMN_SEGMENT_ROWS = 32;      /* rows whose column sums one group adds up */
-constexpr int64_t COLUMN_SEGMENTS = 64;          /* groups of column sums at a time, at most, on the CPU */
-constexpr int64_t CUDA_COLUMN_SEGMENTS = 1024;   /* and on CUDA: several blocks for each multiprocessor */
-constexpr int64_t REDUCTION_WORKSPACE = 8 << 20; /* bytes of dev->workspace that reductions use, at most */
+constexpr int64_t ELEMENTS_A_ROW = 4096;       /* of a vector that is handed out in blocks */
+constexpr int64_t COLUMN_SEGMENTS = 64;        /* groups of column sums at a time, at most, on the CPU */
+constexpr int64_t COLUMN_SEGMENT_ROWS = 32;    /* rows that each adds up */
+constexpr int64_t CUDA_COLUMN_SEGMENTS = 1024; /* the same on CUDA: several blocks for each multiprocessor, */
+constexpr int64_t CUDA_COLUMN_SEGMENT_ROWS = 128; /* and rows at most: shared out evenly */
+constexpr int64_t REDUCTION_WORKSPACE = 8 << 20;  /* bytes of dev->workspace that reductions use, at most */
 constexpr int64_t PAST_CACHES = 16 << 20; /* bytes: new results of that size go past the CPU's caches */
 
 /* Rows of ELEMENTS_A_ROW that n elements make, and the elements in one of them. */
@@ -37,20 +38,37 @@ constexpr int LAUNCH_THREADS =
     256;                          /* of a block; group.cuh's reductions take any multiple of 32 up to 1024 */
 constexpr int MAX_BLOCKS = 65535; /* a block takes every MAX_BLOCKS-th row when there are more */
 
-template <class F> __global__ void __launch_bounds__(LAUNCH_THREADS) row_kernel(F f, int64_t rows) {
+template <int THREADS, class F>
+__global__ void __launch_bounds__(THREADS) row_kernel(F f, int64_t rows, int64_t shared_bytes) {
   __shared__ __align__(16) float scratch[GROUP_SCRATCH];
   __shared__ double partial[32];
+  extern __shared__ __align__(128) char shared[];
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
-    f(Block{scratch, partial}, row);
-    __syncthreads(); /* scratch is free again */
+    f(Block{scratch, partial, shared, shared_bytes}, row);
+    __syncthreads(); /* scratch and shared are free again */
   }
 }
 
-/* f(block, row) for every row, in any order, on a CUDA device. */
-template <class F> static void launch_blocks(Device *dev, int64_t rows, F f) {
+/* Bytes of shared memory that a block may ask for when `blocks` of them are to fit a multiprocessor. */
+static inline int64_t block_shared_bytes(const Device *dev, int blocks) {
+  const int64_t own = GROUP_SCRATCH * sizeof(float) + 32 * sizeof(double);
+  const CudaDevice *cuda = dev->cuda;
+  int64_t share = cuda->shared_of_multiprocessor / blocks - cuda->shared_reserved;
+  return ((share < cuda->shared_of_block ? share : cuda->shared_of_block) - own) / 128 * 128;
+}
+
+/* f(block, row) for every row, in any order, on a CUDA device: blocks of THREADS threads, each with
+ * shared_bytes of shared memory. */
+template <int THREADS = LAUNCH_THREADS, class F>
+static void launch_blocks(Device *dev, int64_t rows, F f, int64_t shared_bytes = 0) {
   if (rows <= 0) return;
   unsigned blocks = rows < MAX_BLOCKS ? (unsigned)rows : (unsigned)MAX_BLOCKS;
-  row_kernel<<<blocks, LAUNCH_THREADS, 0, (cudaStream_t)dev->stream>>>(f, rows);
+  if (shared_bytes > 0)
+    cuda_check(dev, __PRETTY_FUNCTION__,
+               cudaFuncSetAttribute(row_kernel<THREADS, F>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    (int)shared_bytes));
+  row_kernel<THREADS>
+      <<<blocks, THREADS, (size_t)shared_bytes, (cudaStream_t)dev->stream>>>(f, rows, shared_bytes);
   cuda_check(dev, __PRETTY_FUNCTION__, cudaGetLastError()); /* names F, which is named after the operation */
 }
 
@@ -102,18 +120,46 @@ template <class F> static void launch_rows(Device *dev, int64_t rows, F f, int64
 template <class F> struct ColumnSegment {
   F f;
   int64_t rows, begin, width; /* rows of the matrix; first row of segment 0; sums of a segment */
-  float *partial;             /* [segments, width] */
+  int64_t segment_rows;
+  float *partial; /* [segments, width] */
 
-  template <class G> HD void operator()(G g, int64_t segment) const {
-    float *sums = partial + segment * width;
-    int64_t row = begin + segment * COLUMN_SEGMENT_ROWS;
-    int64_t end = row + COLUMN_SEGMENT_ROWS < rows ? row + COLUMN_SEGMENT_ROWS : rows;
+  template <class G> HD void add_rows(G g, int64_t segment, float *sums) const {
+    int64_t row = begin + segment * segment_rows;
+    int64_t end = row + segment_rows < rows ? row + segment_rows : rows;
     g.each(
         width, [](float &sum) { sum = 0.f; }, sums);
     g.sync();
     for (; row < end; row++) f(g, row, sums);
   }
+
+  HD void operator()(Lane g, int64_t segment) const { add_rows(g, segment, partial + segment * width); }
+
+#ifdef HAS_BLOCKS
+  /* Every row changes the sums: they are in the block's shared memory where that holds them. */
+  __device__ void operator()(Block g, int64_t segment) const {
+    bool fit = width * (int64_t)sizeof(float) <= g.shared_bytes;
+    float *sums = partial + segment * width, *at = fit ? (float *)g.shared : sums;
+    add_rows(g, segment, at);
+    if (!fit) return;
+    g.sync();
+    g.each(
+        width, [](float &sum, float x) { sum = x; }, sums, (const float *)at);
+  }
+#endif
 };
+
+/* Has groups add up the segments' rows. */
+template <class F> static void launch_segments(Device *dev, int64_t segments, ColumnSegment<F> f) {
+#ifdef HAS_BLOCKS
+  if (dev->kind == DEVICE_CUDA) {
+    int64_t bytes = f.width * (int64_t)sizeof(float);
+    bool fit = bytes <= block_shared_bytes(dev, 4); /* fewer blocks would not keep the memory busy */
+    launch_blocks(dev, segments, f, fit ? (bytes + 127) / 128 * 128 : 0);
+    return;
+  }
+#endif
+  launch_rows(dev, segments, f);
+}
 
 /* Adds the sums of the segments to out [n], in an order that depends on n and the device only. */
 struct AddSegments {
@@ -153,25 +199,29 @@ struct AddSegments {
 };
 
 /* Column sums over many rows: f(group, row, sums) adds what a row contributes to sums [vectors * n], and
- * out[k] [n] += columns k*n ... k*n + n - 1, summed over the rows. A sum of sums of COLUMN_SEGMENT_ROWS
- * rows, in an order that depends on the kind of device, rows and n only. f may also do a row's other work:
+ * out[k] [n] += columns k*n ... k*n + n - 1, summed over the rows. A sum of sums of some rows each, in an
+ * order that depends on the kind of device, rows and n only. f may also do a row's other work:
  * each row is visited once. Where a worker reads a sum that another wrote, f has to put a sync(). Scratch:
  * dev->workspace. */
 template <class F>
 static void launch_column_sums(Device *dev, int64_t rows, int64_t n, int vectors, float *const *out, F f) {
   int64_t width = n * vectors, fit = REDUCTION_WORKSPACE / (int64_t)sizeof(float) / width;
   int64_t wanted = dev->kind == DEVICE_CPU ? COLUMN_SEGMENTS : CUDA_COLUMN_SEGMENTS;
-  int64_t most = fit < wanted ? fit : wanted;
+  int64_t most = fit < wanted ? fit : wanted, segment_rows = COLUMN_SEGMENT_ROWS;
   CHECK(most > 0, "column sums of width %lld do not fit %lld bytes", (long long)width,
         (long long)REDUCTION_WORKSPACE);
   CHECK(dev->workspace_bytes >= (size_t)(most * width) * sizeof(float),
         "column sums: %zu bytes of workspace, %zu are needed", dev->workspace_bytes,
         (size_t)(most * width) * sizeof(float));
+  if (dev->kind == DEVICE_CUDA) {
+    segment_rows = (rows + most - 1) / most;
+    if (segment_rows > CUDA_COLUMN_SEGMENT_ROWS) segment_rows = CUDA_COLUMN_SEGMENT_ROWS;
+  }
   float *partial = (float *)dev->workspace;
-  for (int64_t begin = 0; begin < rows; begin += most * COLUMN_SEGMENT_ROWS) {
-    int64_t segments = (rows - begin + COLUMN_SEGMENT_ROWS - 1) / COLUMN_SEGMENT_ROWS;
+  for (int64_t begin = 0; begin < rows; begin += most * segment_rows) {
+    int64_t segments = (rows - begin + segment_rows - 1) / segment_rows;
     if (segments > most) segments = most;
-    launch_rows(dev, segments, ColumnSegment<F>{f, rows, begin, width, partial});
+    launch_segments(dev, segments, ColumnSegment<F>{f, rows, begin, width, segment_rows, partial});
     int64_t columns = dev->kind == DEVICE_CPU ? GROUP_SCRATCH : 32; /* that a group takes */
     for (int k = 0; k < vectors; k++)
       launch_rows(dev, (n + columns - 1) / columns, AddSegments{out[k], partial + k * n, n, width, segments});

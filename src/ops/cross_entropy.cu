@@ -70,11 +70,24 @@ void cross_entropy_forward(Device *dev, DType dt, float *losses, const void *log
   profile_end(dev, begin, "cross entropy", "forward", 0, (double)(rows * V) * (double)dtype_size(dt));
 }
 
+template <class F> static void launch_long_rows(Device *dev, int64_t rows, F f) {
+#ifdef HAS_BLOCKS
+  /* Two large blocks on a multiprocessor: the fewer rows are worked on at a time, the more of each is still
+   * in shared memory or in a cache when it is needed again. */
+  if (dev->kind == DEVICE_CUDA) {
+    launch_blocks<512>(dev, rows, f, block_shared_bytes(dev, 2));
+    return;
+  }
+#endif
+  launch_rows(dev, rows, f);
+}
+
 void cross_entropy_forward_backward(Device *dev, DType dt, float *losses, void *logits,
                                     const int32_t *targets, int64_t rows, int64_t V, float scale) {
   double begin = profile_begin(dev);
-  DISPATCH(dt, T,
-           launch_rows(dev, rows, CrossEntropyForwardBackward<T>{losses, (T *)logits, targets, V, scale}));
+  DISPATCH(
+      dt, T,
+      launch_long_rows(dev, rows, CrossEntropyForwardBackward<T>{losses, (T *)logits, targets, V, scale}));
   profile_end(dev, begin, "cross entropy", "forward and gradient", 0,
               2.0 * (double)(rows * V) * (double)dtype_size(dt));
 }

@@ -10,10 +10,7 @@
 #ifndef MMA_CUH
 #define MMA_CUH
 
-#include "device/group.cuh" // defines: bf16, value, store, float_bits
-
-/* Two numbers rounded to bf16, the first one in the lower half. */
-__device__ __forceinline__ uint32_t bf16_pair(float first, float second);
+#include "device/group.cuh" // defines: bf16, bf16_pair, value, store, float_bits
 
 /* For the end of branches that lanes may take differently: the functions below need all of a warp at once. */
 __device__ __forceinline__ void warp_converge();
@@ -36,12 +33,6 @@ __device__ __forceinline__ float fast_exp2(float x);
 
 /* ---- on the chip ---- */
 #ifdef __CUDACC__
-
-__device__ __forceinline__ uint32_t bf16_pair(float first, float second) {
-  uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
-  return pair;
-}
 
 __device__ __forceinline__ void warp_converge() {
   __syncwarp();
@@ -90,13 +81,6 @@ __device__ __forceinline__ float fast_exp2(float x) {
 
 /* ---- emulated, by what test/block_emulation.cuh defines ---- */
 #else
-
-__device__ __forceinline__ uint32_t bf16_pair(float first, float second) {
-  bf16 low, high;
-  store(&low, first);
-  store(&high, second);
-  return (uint32_t)high.bits << 16 | low.bits;
-}
 
 __device__ __forceinline__ void warp_converge() {}
 
