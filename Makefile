@@ -147,7 +147,7 @@ $(BUILD)/train_llama_faulty: $(BUILD)/train_llama.cu.o $(BUILD)/test/fault_io.c.
 	$(call SAY,link)
 	$(Q)$(LINK)
 
-$(BUILD)/gpu_bench $(BUILD)/cpu_ops: $(BUILD)/%: $(BUILD)/bench/%.cu.o $(OBJECTS)
+$(BUILD)/gpu_bench $(BUILD)/cpu_ops $(BUILD)/cpu_chunks: $(BUILD)/%: $(BUILD)/bench/%.cu.o $(OBJECTS)
 	$(call SAY,link)
 	$(Q)$(LINK)
 
@@ -192,7 +192,7 @@ vector-check:
 # Speed on the CPU against its roofs and against transformers, in less than 5 minutes (docs/results.md).
 .PHONY: bench
 bench:
-	@$(MAKE) --no-print-directory $(PARALLEL) $(BUILD)/train_llama $(BUILD)/cpu_ops
+	@$(MAKE) --no-print-directory $(PARALLEL) $(BUILD)/train_llama $(BUILD)/cpu_ops $(BUILD)/cpu_chunks
 	@bench/cpu_bench.sh $(BUILD)
 # On a machine with a GPU; without one they say so and succeed.
 gpu-check:

@@ -26,8 +26,7 @@ def arguments(description, lengths, steps):
     """A parser of what all of them take."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=lengths, metavar="T")
-    if steps:
-        parser.add_argument("--steps", type=int, default=steps, help="steps that count, after a first one")
+    parser.add_argument("--steps", type=int, default=steps, help="steps that count, after a first one")
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--program", type=pathlib.Path, default=PROGRAM, help="default: ./train_llama")
     parser.add_argument("--keep", metavar="NAME", help="write the result to bench/results/NAME.json")

@@ -7,7 +7,7 @@
 # PYTHON: a python with torch and transformers, for the comparison with them (default: python3); it is skipped without.
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 1
-readonly build=${1:?the folder that cpu_ops and train_llama were built in} python=${PYTHON:-python3}
+readonly build=${1:?the folder that the programs were built in} python=${PYTHON:-python3}
 status=0
 
 part() {
@@ -17,7 +17,7 @@ part() {
 
 part bench/cpu_roof.py --program "$build/train_llama" --layers 2 --lengths 2048 --steps 2
 part bench/cpu_ops.py "$build/cpu_ops" --quick
-part bench/cpu_chunks.py --program "$build/train_llama" --layers 1 --lengths 1024 --chunks 256 --seconds 8
+part bench/cpu_chunks.py "$build/cpu_chunks" --program "$build/train_llama" --layers 2 --lengths 1024 --chunks 256 --seconds 4
 part bench/cpu_start.py --program "$build/train_llama" --layers 1 --lengths 1024
 if "$python" -c 'import torch, transformers' 2>/dev/null; then
   part "$python" bench/cpu_peer.py --program "$build/train_llama" --layers 2 --lengths 1024 --repeat 1
