@@ -90,6 +90,17 @@ static bool tolerate(Run *r, int64_t i, const StepBatch *step, double loss, doub
   return true;
 }
 
+/* A step without targets has a loss of 0 and no gradient: said once, since all steps may be like that. */
+static void warn_of_masked(Run *r, int64_t i, const StepBatch *step) {
+  if (step->valid_targets > 0 || r->warned_of_masked) return;
+  r->warned_of_masked = true;
+  fflush(stdout);
+  fprintf(stderr,
+          "# WARNING: step %lld: none of its %lld tokens has a target that counts, since all are masked. Its "
+          "loss is 0. The data may be masked by mistake.\n",
+          (long long)i, (long long)(step->A * step->B * step->T));
+}
+
 static AdamW adamw_of_step(const Run *r, int64_t i) {
   const Options *o = &r->o;
   LrSchedule lr = {(LrKind)o->schedule, o->lr, o->min_lr, o->warmup, o->steps};
@@ -112,6 +123,7 @@ static bool train_step(Run *r, int64_t i, LogStep *s, Error *e) {
   profile_step_begin(&r->dev);
   StepBatch step = model_step_batch(&r->model, o->grad_accum);
   if (!dataloader_next(r->train, &step, e)) return run_rescue(r, i - 1, e);
+  warn_of_masked(r, i, &step);
   AdamW a = adamw_of_step(r, i);
   double loss = model_forward_backward(&r->model, &step, &a), norm = gradient_norm(&r->model);
   bool finite = isfinite(loss) && isfinite(norm);

@@ -52,7 +52,7 @@ template <class Work> static void compare(const Bench *b, const char *unit, int6
   work(rows);
   printf("{\"unit\": \"%s\", \"T\": %lld, \"rows\": %lld, \"turns\": [", unit, (long long)b->T,
          (long long)rows);
-  for (long i = 0; i < b->turns || seconds_now() - begin < b->seconds; i++) {
+  for (long i = 0; i < b->turns || i % 2 || seconds_now() - begin < b->seconds; i++) {
     double seconds[2]; /* whole, by chunks */
     int first = (int)(i % 2);
     seconds[first] = seconds_of([=] { work(first ? rows : b->T); });

@@ -5,7 +5,8 @@
 
 PROGRAM is the cpu_chunks that `make bench` builds. For each length, the automatic choice and every size below the length
 is compared with all rows at once: the MLP of a layer (forward, again, backward) and the LM head (forward and gradient),
-computed in turns by one process. mlp, head: the median ratio of a turn, and its standard error. of_whole: from these, the
+computed in turns by one process. mlp, head: the median ratio of a turn, and its standard error (of few turns, its order
+of magnitude). of_whole: from these, the
 time of a whole step of a model with --layers layers, which is measured too, with both in chunks of that size; error: that
 of the two ratios. Steps themselves are no good for this on a machine that others use: from one to the next their time
 moves by several percent.
@@ -52,9 +53,11 @@ def main():
     parser = bench.arguments(__doc__, [512, 2048, 8192], 2)
     parser.add_argument("units", type=pathlib.Path, metavar="PROGRAM")
     parser.add_argument("--chunks", type=int, nargs="*", default=[256, 512, 1024, 2048, 4096], metavar="ROWS")
-    parser.add_argument("--turns", type=int, default=5, help="of each size and unit, at least (2)")
+    parser.add_argument("--turns", type=int, default=5, help="of each size and unit, at least")
     parser.add_argument("--seconds", type=float, default=20, help="for each size and unit, if turns are short")
     args = bench.parse(parser)
+    if args.turns < 2:
+        bench.fail(f"--turns: found {args.turns}, expected at least 2, which is what a standard error takes.")
     result = bench.Result("cpu_chunks", layers=args.layers, C=bench.C, V=bench.V)
     with tempfile.TemporaryDirectory() as folder:
         tokens = os.path.join(folder, "tokens.bin")
@@ -65,7 +68,7 @@ def main():
                         **{rows: [rows, rows] for rows in args.chunks if rows < length}}
             p, _ = bench.train(folder, tokens, length, args.steps + 1, bench.threads(), "--mlp-chunk", "0",
                                "--head-chunk", "0")
-            step = p["best_step_s"]
+            step = statistics.median(p["steps_s"])
             of_unit = [sorted({rows[i] for rows in settings.values() if rows[i] < length}) for i in range(2)]
             turns = compare(args.units, length, args.turns, args.seconds, *of_unit) if any(of_unit) else {}
             for name, rows in settings.items():

@@ -303,7 +303,8 @@ static void launch_blocks(Device *, int64_t rows, F f, int64_t shared_bytes = 0)
   memset(partial, 0xff, sizeof partial);
   memset(shared, 0xff, (size_t)shared_bytes);
   EmulatedRows<F> all = {&f, rows, Block{scratch, partial, shared, shared_bytes}};
-  if (rows > 0) emulate_block(EMULATED_THREADS, emulated_rows<F>, &all);
+  const unsigned threads = THREADS < EMULATED_THREADS ? THREADS : EMULATED_THREADS;
+  if (rows > 0) emulate_block(threads, emulated_rows<F>, &all);
   free(shared);
 }
 

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Runs cmocka test binaries from the root of the repository and adds up what they report.
+# Runs cmocka test binaries from the root of the repository and adds up what they report, in their order.
 #
 #   test/run_tests.sh BINARY...
 #
 # LEAVE_OUT="NAME ...": binaries that this run leaves out, loudly; each counts as one skipped.
-# A binary that crashes, takes more than 300 s (TEST_LIMIT_S) or is stopped by a sanitizer counts as at least one failure, and
+# TEST_JOBS: how many run at a time; two, since many have one thread, but one on a GPU.
+# A binary that crashes, takes more than 600 s (TEST_LIMIT_S) or is stopped by a sanitizer counts as at least one failure, and
 # so do its tests that did not get to run. The last line is "N passed, N failed, N skipped"; the exit status is
 # 1 when any failed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
-readonly limit_s=${TEST_LIMIT_S:-300}
+readonly limit_s=${TEST_LIMIT_S:-600}
+if [[ ${TEST_DEVICE:-cpu} == cpu ]] && (($(nproc --all) > 1)); then jobs=${TEST_JOBS:-2}; else jobs=${TEST_JOBS:-1}; fi
 # The tests' parallel regions are tiny: on a busy machine, threads that spin at their ends cost minutes.
 export OMP_WAIT_POLICY=passive
 if (($# == 0)); then
@@ -17,26 +19,40 @@ if (($# == 0)); then
   exit 1
 fi
 
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+binaries=("$@")
+folder=$(mktemp -d)
+running=()
+trap '((${#running[@]})) && kill "${running[@]}" 2>/dev/null; wait; rm -rf "$folder"' EXIT
+trap 'exit 1' INT TERM
 
 passed=0 failed=0 skipped=0
 device_tests=0 device_binaries=
 
+left_out() { [[ " ${LEAVE_OUT:-} " == *" $(basename "$1") "* ]]; }
+
+# Leaves what the binary printed in $folder/NAME.log and, once that is whole, how it ended in $folder/NAME.
+run_one() {
+  local name start status
+  name=$(basename "$1")
+  start=$(date +%s.%N)
+  # what runs in the background ignores the signals of the keyboard, which some tests send to the program
+  timeout --kill-after=10 "$limit_s" env --default-signal=INT,QUIT "$1" >"$folder/$name.log" 2>&1 &
+  # shellcheck disable=SC2064 # the process that was just begun
+  trap "kill $!" TERM
+  wait $!
+  status=$?
+  date +%s.%N | awk -v start="$start" -v status=$status '{ printf "%d %.1f\n", status, $1 - start }' >"$folder/$name.part"
+  mv "$folder/$name.part" "$folder/$name"
+}
+
 # Times that a word of cmocka's report occurs in the log.
 count() { grep -aoF -- "$1" "$log" | wc -l; }
 
-for binary in "$@"; do
-  name=$(basename "$binary")
-  if [[ " ${LEAVE_OUT:-} " == *" $name "* ]]; then
-    echo "SKIPPED $name: left out of this run (LEAVE_OUT)"
-    skipped=$((skipped + 1))
-    continue
-  fi
-  start=$(date +%s.%N)
-  timeout --kill-after=10 "$limit_s" "$binary" >"$log" 2>&1
-  status=$?
-  seconds=$(date +%s.%N | awk -v start="$start" '{ printf "%.1f", $1 - start }')
+# Says how one that ran came off, and adds it up.
+report() {
+  local announced ok skip bad note status seconds
+  name=$(basename "$1") log=$folder/$(basename "$1").log
+  read -r status seconds <"$folder/$name"
 
   # What was announced and is neither OK nor skipped failed, or was never reached.
   announced=$(grep -aoE '\[==========\] Running [0-9]+ test' "$log" | awk '{ n += $3 } END { print n + 0 }')
@@ -66,7 +82,47 @@ for binary in "$@"; do
     device_tests=$((device_tests + announced - skip))
     device_binaries+=" $name"
   fi
+}
+
+# Reports those that are done and whose turn it is.
+reported=0
+report_done() {
+  while ((reported < ${#binaries[@]})); do
+    local binary=${binaries[reported]}
+    if left_out "$binary"; then
+      echo "SKIPPED $(basename "$binary"): left out of this run (LEAVE_OUT)"
+      skipped=$((skipped + 1))
+    elif [[ -e $folder/$(basename "$binary") ]]; then
+      report "$binary"
+    else
+      return
+    fi
+    reported=$((reported + 1))
+  done
+}
+
+wait_for_one() {
+  local pid still=()
+  wait -n
+  for pid in "${running[@]}"; do
+    if kill -0 "$pid" 2>/dev/null; then still+=("$pid"); fi
+  done
+  running=("${still[@]}")
+  report_done
+}
+
+for binary in "${binaries[@]}"; do
+  if left_out "$binary"; then continue; fi
+  while ((${#running[@]} >= jobs)); do wait_for_one; done
+  run_one "$binary" &
+  running+=($!)
 done
+while ((${#running[@]})); do wait_for_one; done
+report_done
+if ((reported < ${#binaries[@]})); then
+  echo "FAILED  $(basename "${binaries[reported]}") and what comes after it: the run was cut off"
+  failed=$((failed + 1))
+fi
 
 if [[ ${TEST_DEVICE:-cpu} == cpu ]] && ((device_tests > 0)); then
   cat <<END

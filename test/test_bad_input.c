@@ -50,7 +50,7 @@ static char *read_bytes(const char *path, size_t *bytes) {
 static int setup(void **state) {
   (void)state;
   if (!mkdtemp(folder) || mkdir(path_of("model"), 0777) != 0) return -1;
-  alarm(250); /* a reader that waits for a pipe would wait for ever */
+  alarm(550); /* a reader that waits for a pipe would wait for ever */
   return 0;
 }
 

@@ -69,8 +69,9 @@ static const int64_t SIZES[] = {1, 8, 65,
 static void rmsnorm_in_blocks(void **state) {
   FOR_EACH(DType, dt, STORAGE)
   FOR_EACH(int64_t, n, SIZES) rmsnorm_case((Device *)*state, dt, 3, n);
-  rmsnorm_case((Device *)*state, DT_BF16, 70, 64);  /* several segments of column sums, a row each */
-  rmsnorm_case((Device *)*state, DT_BF16, 1100, 8); /* the same, of several rows */
+  rmsnorm_case((Device *)*state, DT_BF16, 70, 64);     /* several segments of column sums, a row each */
+  rmsnorm_case((Device *)*state, DT_BF16, 1100, 8);    /* the same, of several rows */
+  rmsnorm_case((Device *)*state, DT_BF16, 1030, 1030); /* and sums that shared memory does not hold */
 }
 
 static void glu_in_blocks(void **state) {
@@ -84,6 +85,7 @@ static void cross_entropy_in_blocks(void **state) {
   FOR_EACH(DType, dt, STORAGE) {
     FOR_EACH(int64_t, V, SIZES) cross_entropy_case(dev, dt, 3, V, 4, 0);
     cross_entropy_case(dev, dt, 5, 250, 80, 50);
+    cross_entropy_case(dev, dt, 3, 1024, 4, 0); /* shared memory holds all of a row */
   }
   cross_entropy_case(dev, DT_FP32, 2, 5003, 10, 7);
   cross_entropy_shows_non_finite_logits(state);
@@ -104,6 +106,7 @@ static void queries_and_keys_in_blocks(void **state) {
   FOR_EACH(int64_t, HS, sizes)
   for (int norm = 0; norm < 2; norm++) qk_prepare_case((Device *)*state, dt, 3, 4, 2, HS, norm == 1, 2170);
   qk_prepare_case((Device *)*state, DT_BF16, 40, 3, 1, 16, true, 2170);
+  qk_prepare_case((Device *)*state, DT_BF16, 4100, 1, 1, 16, true, 300000); /* segments of two rows */
 }
 
 /* Element by element these give the CPU's bits, whoever computes them. */

@@ -331,6 +331,18 @@ static void test_packed_evaluation(void **state) {
   assert_true(fabs(loss[0] - loss[2]) > 1e-3);
 }
 
+/* Data without a single target train nothing, which is said once. */
+static void test_masked_training(void **state) {
+  (void)state;
+  enum { N = 65 };
+  uint32_t tokens[N];
+  for (uint32_t i = 0; i < N; i++) tokens[i] = i | TOKEN_MASKED;
+  write_shard("all_masked.bin", 8, tokens, N);
+  expect(0, "WARNING: step 1: none of its 16 tokens has a target",
+         "--model test/fixtures/llama3.2 --train @/all_masked.bin --seq-len 8 --batch 2 --steps 3");
+  assert_null(strstr(said, "WARNING: step 2"));
+}
+
 /* Installs into the test's folder, looks, uninstalls. */
 static void test_install(void **state) {
   (void)state;
@@ -437,6 +449,7 @@ int main(void) {
       cmocka_unit_test(test_config_file),
       cmocka_unit_test(test_install),
       cmocka_unit_test(test_packed_evaluation),
+      cmocka_unit_test(test_masked_training),
       cmocka_unit_test(test_plan),
       cmocka_unit_test(test_dump_grads),
   };

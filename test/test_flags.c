@@ -173,6 +173,8 @@ static void sizes(void **state) {
       {"3Ki", 3072},
       {"2Mi", 2097152},
       {"1Gi", 1 << 30},
+      {"1T", 1000000000000},
+      {"1Ti", (int64_t)1 << 40},
       {"0007", 7},
       {"1k", -1},
       {"1Kb", -1},
@@ -185,7 +187,9 @@ static void sizes(void **state) {
       {"1 ", -1},
       {"", -1},
       {"--", -1},
-      {"1Ti", -1},
+      {"1Pi", -1},
+      {"1t", -1},
+      {"2Ti", -1},
       {"9223372036854775808", -1},
       {"auto", -1},
       {"10000000000G", -1},
@@ -285,6 +289,7 @@ static void flags_that_do_not_go_together(void **state) {
   refuse_line("--offload-update cpu --offload optimizer", "--offload-update", "optimizer,gradients", NULL);
   refuse_line("--offload auto,weights", "--offload", "alone", NULL);
   refuse_line("--device-memory 1G --plan --plan-device h100", "--device-memory", "--plan-device", NULL);
+  refuse_line("--device cpu --plan --plan-device h100", "--plan-device", "--device cpu", NULL);
   refuse_line("--keep-attention some", "--keep-attention", "or all or auto", NULL);
   refuse_line("--offload checkpoint", "--offload", "checkpoints", NULL);
   refuse_line("--offload checkpoints,", "--offload", "separated by commas", NULL);

@@ -15,8 +15,8 @@ import re
 import subprocess
 import sys
 
-ROW = "launch_rows<%s>"
-SUMS = "launch_rows<ColumnSegment<%s>>"
+ROW = "launch_lanes<%s>"
+SUMS = "launch_lanes<ColumnSegment<%s>>"
 TABLE = {  # file: {function without its arguments: packed instructions on v3, on v4}
     "rmsnorm": {ROW % "RmsnormForward<float>": (6, 10), ROW % "RmsnormForward<bf16>": (12, 21),
                 SUMS % "RmsnormBackward<float>": (12, 19), ROW % "AddSegments": (1, 3)},

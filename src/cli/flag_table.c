@@ -100,9 +100,11 @@ static int64_t suffix_factor(const char *suffix) {
                   {"K", 1000},
                   {"M", 1000000},
                   {"G", 1000000000},
+                  {"T", 1000000000000},
                   {"Ki", (int64_t)1 << 10},
                   {"Mi", (int64_t)1 << 20},
-                  {"Gi", (int64_t)1 << 30}};
+                  {"Gi", (int64_t)1 << 30},
+                  {"Ti", (int64_t)1 << 40}};
   for (size_t i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++)
     if (strcmp(suffix, suffixes[i].name) == 0) return suffixes[i].factor;
   return 0;
@@ -169,7 +171,7 @@ void flag_allowed(const Flag *f, char *text, size_t size) {
       size_t at = strlen(words);
       snprintf(words + at, sizeof words - at, "%s%s", i ? " or " : ", or ", f->words[i].name);
     }
-    snprintf(text, size, "a whole number from %lld to %lld%s (8K = 8000, 8Ki = 8192; also M, G, Mi, Gi)",
+    snprintf(text, size, "a whole number from %lld to %lld%s (8K = 8000, 8Ki = 8192; also M, G, T, Mi, Gi, Ti)",
              (long long)f->min, (long long)f->max, words);
     break;
   }

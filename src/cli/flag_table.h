@@ -15,7 +15,7 @@ extern "C" {
 
 typedef enum FlagType {
   FLAG_STRING,   /* const char *; NULL = not given; one of `choices` when there are any */
-  FLAG_INT,      /* int64_t; suffixes K, M, G (powers of 1000) and Ki, Mi, Gi (powers of 1024); or a word */
+  FLAG_INT,      /* int64_t; suffixes K, M, G, T (powers of 1000), Ki, Mi, Gi, Ti (of 1024); or a word */
   FLAG_DOUBLE,   /* double, finite */
   FLAG_BOOL,     /* bool: true when the flag is there; takes no value */
   FLAG_CHOICE,   /* int: index of the value in `choices` */

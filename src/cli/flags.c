@@ -169,7 +169,7 @@ static const FlagTable table = {
              "  ./train_llama                     the built-in demo: a small Llama on generated text\n"
              "  ./train_llama --flag value ...    anything else (--flag=value is the same)\n"
              "  ./train_llama --help FLAG         what a flag allows\n\n"
-             "Whole numbers take K, M, G (powers of 1000) and Ki, Mi, Gi (powers of 1024).\n"
+             "Whole numbers take K, M, G, T (powers of 1000) and Ki, Mi, Gi, Ti (powers of 1024).\n"
              "Exit status: 0 done, 1 the run failed, 2 the flags or the input cannot be used.\n",
 };
 

@@ -58,7 +58,7 @@ static void put_flag(FILE *out, const FlagTable *t, const Flag *f) {
 
 static void put_options(FILE *out, const FlagTable *t) {
   fputs(".SH OPTIONS\n"
-        "Whole numbers take K, M, G (powers of 1000) and Ki, Mi, Gi (powers of 1024).\n"
+        "Whole numbers take K, M, G, T (powers of 1000) and Ki, Mi, Gi, Ti (powers of 1024).\n"
         "A flag is given at most once; \\fB\\-\\-flag=value\\fR is the same as \\fB\\-\\-flag value\\fR.\n",
         out);
   for (int g = 0; g < t->group_count; g++) {

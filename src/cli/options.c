@@ -150,6 +150,9 @@ static bool check_memory(const Options *o, Error *e) {
     return error_usage(
         e, "--plan-device: found no --plan, the only thing that can be done for a card that is not "
            "here.\nAdd --plan.");
+  if (o->plan_device && flags_typed(o, "device") && strcmp(o->device, "cpu") == 0)
+    return error_usage(e, "--plan-device: found it with --device cpu, which plans for this machine.\nLeave "
+                          "one of the two out.");
   if (o->max_seq_len_for && (o->plan || o->generate || flags_typed(o, "seq-len")))
     return error_usage(
         e,

@@ -38,6 +38,7 @@ typedef struct Run {
   int64_t libraries_bytes;          /* resident before the arena: the program and what its libraries took */
   int64_t tokens;                   /* trained on since step 1 */
   int64_t bad_steps;                /* steps in a row whose loss or gradient was not finite */
+  bool warned_of_masked;            /* a step had no targets, and that was said */
   int64_t saved;                    /* the step after which the last state was saved; 0 = none by this run */
   bool prune;                       /* a state was saved, and older ones were not yet removed */
   char on_loss[2 * RUN_PATH + 128]; /* what is to be said when the device is lost */

@@ -146,6 +146,13 @@ HD float sigmoid(float x) {
   return (x < 0.f ? e : 1.f) / (1.f + e);
 }
 
+/* The same of x and of -x, which add up to 1: both to full precision. */
+HD void sigmoids(float x, float *of_x, float *of_minus_x) {
+  float e = fast_exp(-fabsf(x)), small = e / (1.f + e), large = 1.f / (1.f + e);
+  *of_x = x < 0.f ? small : large;
+  *of_minus_x = x < 0.f ? large : small;
+}
+
 /* sin x and cos x to 1e-7, for arguments as large as the angles of a long sequence: x is reduced in double
  * with pi/2 in two parts and without rounding in between, exact to far beyond 2^31. Cephes' polynomials. */
 HD void fast_sincos(float x, float *sin_x, float *cos_x) {
@@ -221,7 +228,13 @@ struct Lane {
         n, [=](int64_t, auto &...x) { f(x...); }, p...);
   }
 
-  /* The same for `sets` sets of vectors, below 2^32 elements together. The workers share out all of them, not
+  /* The same where f is costly: a worker takes one element at a time. An element may belong to another worker
+   * than in each(). */
+  template <class F, class... P> HD void each_costly(int64_t n, F f, P *...p) const {
+    each(n, f, p...);
+  }
+
+  /* each() for `sets` sets of vectors, below 2^32 elements together. The workers share out all of them, not
    * each by itself: an element may belong to another worker than in each(). */
   template <class F, class... P> HD void each_of_sets(int64_t sets, int64_t n, F f, Strided<P>... v) const {
     for (int64_t k = 0; k < sets; k++) each(n, f, (v.at + k * v.stride)...);
@@ -440,6 +453,10 @@ struct Block {
   template <class F, class... P> __device__ __forceinline__ void each(int64_t n, F f, P *...p) const {
     each_at(
         n, [=](int64_t, auto &...x) { f(x...); }, p...);
+  }
+  template <class F, class... P> __device__ __forceinline__ void each_costly(int64_t n, F f, P *...p) const {
+    for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
+      visit([=](int64_t, auto &...x) { f(x...); }, i, Element<P>{p + i, value(p[i])}...);
   }
   template <class F, class... P> __device__ __forceinline__ auto sum(int64_t n, F f, const P *...p) const {
     decltype(f(value(*p)...)) s = 0;

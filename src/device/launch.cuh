@@ -16,10 +16,10 @@
 #include "device/device_cuda.h" // defines: cuda_check
 #endif
 
-constexpr int64_t ELEMENTS_A_ROW = 4096;       /* of a vector that is handed out in blocks */
-constexpr int64_t COLUMN_SEGMENTS = 64;        /* groups of column sums at a time, at most, on the CPU */
-constexpr int64_t COLUMN_SEGMENT_ROWS = 32;    /* rows that each adds up */
-constexpr int64_t CUDA_COLUMN_SEGMENTS = 1024; /* the same on CUDA: several blocks for each multiprocessor, */
+constexpr int64_t ELEMENTS_A_ROW = 4096;          /* of a vector that is handed out in blocks */
+constexpr int64_t COLUMN_SEGMENTS = 64;           /* groups of column sums at a time, at most, on the CPU */
+constexpr int64_t COLUMN_SEGMENT_ROWS = 32;       /* rows that each adds up */
+constexpr int64_t CUDA_COLUMN_SEGMENTS = 1024;    /* on CUDA: several blocks for each multiprocessor, */
 constexpr int64_t CUDA_COLUMN_SEGMENT_ROWS = 128; /* and rows at most: shared out evenly */
 constexpr int64_t REDUCTION_WORKSPACE = 8 << 20;  /* bytes of dev->workspace that reductions use, at most */
 constexpr int64_t PAST_CACHES = 16 << 20; /* bytes: new results of that size go past the CPU's caches */
@@ -33,9 +33,11 @@ HD int64_t row_elements(int64_t n, int64_t row) {
   return left < ELEMENTS_A_ROW ? left : ELEMENTS_A_ROW;
 }
 
+/* Threads of a block where an operation asks for no others; group.cuh's reductions take any multiple of 32 up
+ * to 1024. Short rows want few threads, which wait for each other less. */
+constexpr int LAUNCH_THREADS = 256;
+
 #ifdef __CUDACC__
-constexpr int LAUNCH_THREADS =
-    256;                          /* of a block; group.cuh's reductions take any multiple of 32 up to 1024 */
 constexpr int MAX_BLOCKS = 65535; /* a block takes every MAX_BLOCKS-th row when there are more */
 
 template <int THREADS, class F>
@@ -95,15 +97,9 @@ template <class F> static void launch_tiles(Device *dev, int64_t items, F f) {
 }
 #endif
 
-/* f(group, row) for every row, in any order. new_bytes: of all that the rows make with produce(). */
-template <class F> static void launch_rows(Device *dev, int64_t rows, F f, int64_t new_bytes = 0) {
+/* f(lane, row) for every row, on the CPU. */
+template <class F> static void launch_lanes(Device *dev, int64_t rows, F f, int64_t new_bytes = 0) {
   if (rows <= 0) return;
-#ifdef HAS_BLOCKS
-  if (dev->kind == DEVICE_CUDA) {
-    launch_blocks(dev, rows, f);
-    return;
-  }
-#endif
   bool past_caches = new_bytes >= PAST_CACHES;
 #pragma omp parallel num_threads(dev->threads) if (rows > 1)
   {
@@ -114,6 +110,19 @@ template <class F> static void launch_rows(Device *dev, int64_t rows, F f, int64
     }
     if (past_caches) cpu_end_of_stores_past_caches();
   }
+}
+
+/* f(group, row) for every row, in any order. THREADS: of a block, on CUDA. new_bytes: of all that the rows
+ * make with produce(). */
+template <int THREADS = LAUNCH_THREADS, class F>
+static void launch_rows(Device *dev, int64_t rows, F f, int64_t new_bytes = 0) {
+#ifdef HAS_BLOCKS
+  if (dev->kind == DEVICE_CUDA) {
+    launch_blocks<THREADS>(dev, rows, f);
+    return;
+  }
+#endif
+  launch_lanes(dev, rows, f, new_bytes);
 }
 
 /* One group's part of launch_column_sums. */
@@ -149,16 +158,17 @@ template <class F> struct ColumnSegment {
 };
 
 /* Has groups add up the segments' rows. */
-template <class F> static void launch_segments(Device *dev, int64_t segments, ColumnSegment<F> f) {
+template <int THREADS, class F>
+static void launch_segments(Device *dev, int64_t segments, ColumnSegment<F> f) {
 #ifdef HAS_BLOCKS
   if (dev->kind == DEVICE_CUDA) {
     int64_t bytes = f.width * (int64_t)sizeof(float);
     bool fit = bytes <= block_shared_bytes(dev, 4); /* fewer blocks would not keep the memory busy */
-    launch_blocks(dev, segments, f, fit ? (bytes + 127) / 128 * 128 : 0);
+    launch_blocks<THREADS>(dev, segments, f, fit ? (bytes + 127) / 128 * 128 : 0);
     return;
   }
 #endif
-  launch_rows(dev, segments, f);
+  launch_lanes(dev, segments, f);
 }
 
 /* Adds the sums of the segments to out [n], in an order that depends on n and the device only. */
@@ -186,10 +196,10 @@ struct AddSegments {
     int64_t column = part * 32 + lane;
     float sum = 0.f;
     if (column < n) {
-#pragma unroll 8
+#pragma unroll 16
       for (int64_t s = warp; s < segments; s += warps) sum += partial[s * width + column];
     }
-    g.scratch[warp * 32 + lane] = sum; /* below GROUP_SCRATCH for blocks of up to 512 threads */
+    g.scratch[warp * 32 + lane] = sum; /* of GROUP_SCRATCH: at most 512 threads */
     g.sync();
     if (warp > 0 || column >= n) return;
     for (unsigned w = 1; w < warps; w++) sum += g.scratch[w * 32 + lane];
@@ -201,12 +211,14 @@ struct AddSegments {
 /* Column sums over many rows: f(group, row, sums) adds what a row contributes to sums [vectors * n], and
  * out[k] [n] += columns k*n ... k*n + n - 1, summed over the rows. A sum of sums of some rows each, in an
  * order that depends on the kind of device, rows and n only. f may also do a row's other work:
- * each row is visited once. Where a worker reads a sum that another wrote, f has to put a sync(). Scratch:
- * dev->workspace. */
-template <class F>
+ * each row is visited once. Where a worker reads a sum that another wrote, f has to put a sync(). THREADS:
+ * of a block, on CUDA. Scratch: dev->workspace. */
+template <int THREADS = LAUNCH_THREADS, class F>
 static void launch_column_sums(Device *dev, int64_t rows, int64_t n, int vectors, float *const *out, F f) {
   int64_t width = n * vectors, fit = REDUCTION_WORKSPACE / (int64_t)sizeof(float) / width;
-  int64_t wanted = dev->kind == DEVICE_CPU ? COLUMN_SEGMENTS : CUDA_COLUMN_SEGMENTS;
+  int64_t wanted = dev->kind == DEVICE_CPU ? COLUMN_SEGMENTS
+                   : THREADS < 128         ? 4 * CUDA_COLUMN_SEGMENTS /* small blocks: more of them fit */
+                                           : CUDA_COLUMN_SEGMENTS;
   int64_t most = fit < wanted ? fit : wanted, segment_rows = COLUMN_SEGMENT_ROWS;
   CHECK(most > 0, "column sums of width %lld do not fit %lld bytes", (long long)width,
         (long long)REDUCTION_WORKSPACE);
@@ -221,10 +233,11 @@ static void launch_column_sums(Device *dev, int64_t rows, int64_t n, int vectors
   for (int64_t begin = 0; begin < rows; begin += most * segment_rows) {
     int64_t segments = (rows - begin + segment_rows - 1) / segment_rows;
     if (segments > most) segments = most;
-    launch_segments(dev, segments, ColumnSegment<F>{f, rows, begin, width, segment_rows, partial});
+    launch_segments<THREADS>(dev, segments, ColumnSegment<F>{f, rows, begin, width, segment_rows, partial});
     int64_t columns = dev->kind == DEVICE_CPU ? GROUP_SCRATCH : 32; /* that a group takes */
     for (int k = 0; k < vectors; k++)
-      launch_rows(dev, (n + columns - 1) / columns, AddSegments{out[k], partial + k * n, n, width, segments});
+      launch_rows<512>(dev, (n + columns - 1) / columns,
+                       AddSegments{out[k], partial + k * n, n, width, segments});
   }
 }
 

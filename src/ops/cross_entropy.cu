@@ -70,16 +70,18 @@ void cross_entropy_forward(Device *dev, DType dt, float *losses, const void *log
   profile_end(dev, begin, "cross entropy", "forward", 0, (double)(rows * V) * (double)dtype_size(dt));
 }
 
-template <class F> static void launch_long_rows(Device *dev, int64_t rows, F f) {
+template <class T> static void forward_backward(Device *dev, int64_t rows, CrossEntropyForwardBackward<T> f) {
 #ifdef HAS_BLOCKS
   /* Two large blocks on a multiprocessor: the fewer rows are worked on at a time, the more of each is still
-   * in shared memory or in a cache when it is needed again. */
+   * in shared memory or in a cache when it is needed again. Rows that do not begin at multiples of 16 bytes
+   * are not kept in shared memory, and need all of the cache. */
   if (dev->kind == DEVICE_CUDA) {
-    launch_blocks<512>(dev, rows, f, block_shared_bytes(dev, 2));
+    bool wide = f.V * (int64_t)sizeof(T) % 16 == 0;
+    launch_blocks<512>(dev, rows, f, wide ? block_shared_bytes(dev, 2) : 0);
     return;
   }
 #endif
-  launch_rows(dev, rows, f);
+  launch_lanes(dev, rows, f);
 }
 
 void cross_entropy_forward_backward(Device *dev, DType dt, float *losses, void *logits,
@@ -87,7 +89,7 @@ void cross_entropy_forward_backward(Device *dev, DType dt, float *losses, void *
   double begin = profile_begin(dev);
   DISPATCH(
       dt, T,
-      launch_long_rows(dev, rows, CrossEntropyForwardBackward<T>{losses, (T *)logits, targets, V, scale}));
+      forward_backward(dev, rows, CrossEntropyForwardBackward<T>{losses, (T *)logits, targets, V, scale}));
   profile_end(dev, begin, "cross entropy", "forward and gradient", 0,
               2.0 * (double)(rows * V) * (double)dtype_size(dt));
 }

@@ -41,8 +41,8 @@ template <class T, Activation ACT> struct GluBackward {
     group.each(
         FF,
         [](float &g, float &u, float dh) {
-          float z = argument<ACT>(g), s = sigmoid(z),
-                rest = sigmoid(-z); /* rest = 1 - s, to full precision */
+          float s, rest; /* rest = 1 - s */
+          sigmoids(argument<ACT>(g), &s, &rest);
           float dg = dh * u * (s + g * s * rest * argument_slope<ACT>(g));
           u = dh * g * s;
           g = dg;

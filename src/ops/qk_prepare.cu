@@ -7,7 +7,8 @@
 #include "device/launch.cuh" // defines: launch_rows, launch_column_sums
 #include "device/profile.h"
 
-/* cos and sin of one row's angles: the group's scratch, each [HS/2]. */
+/* cos and sin of one row's angles: the group's scratch, each [HS/2]. Whoever reads them needs a barrier
+ * first, and so does whoever writes those of another row. */
 struct Angles {
   const float *cos, *sin;
 };
@@ -15,7 +16,7 @@ struct Angles {
 template <class G> HD Angles row_angles(G g, const QkPrepare &p, int64_t row) {
   int64_t half = p.HS / 2;
   float position = (float)p.positions[row], scale = p.attention_scale;
-  g.each(
+  g.each_costly(
       half,
       [=](float &c, float &s, float inv_freq) {
         fast_sincos(position * inv_freq, &s, &c);
@@ -45,7 +46,7 @@ template <class T> struct QkForward {
     Angles a = row_angles(g, p, row);
     if (!p.q_norm) {
       const T *x = qkv + row * ld_qkv;
-      g.sync(); /* of the angles: below they are read by other workers than wrote them */
+      g.sync();
       g.produce((p.NH + p.NKV) * p.HS, p.HS,
                 [=](T *y, int64_t i, int64_t count) {
                   g.each_of_sets(
@@ -111,6 +112,7 @@ template <class T> struct QkBackward {
   /* dw [2, HS]: this segment's sums for q_norm, then for k_norm */
   template <class G> HD void operator()(G g, int64_t row, float *dw) const {
     int64_t half = p.HS / 2;
+    g.sync(); /* the last row's angles have been read */
     Angles a = row_angles(g, p, row);
     for (int64_t head = 0; head < p.NH + p.NKV; head++) {
       T *d = dqkv + row * ld + head * p.HS;
@@ -141,6 +143,9 @@ template <class T> struct QkBackward {
   }
 };
 
+/* Of a head's norm: a block works on one head at a time, and its sums are worth no more threads. */
+constexpr int NORM_THREADS = 32;
+
 static void check_heads(const QkPrepare *p) {
   CHECK(p->HS % 2 == 0 && p->HS <= GROUP_SCRATCH, "heads of %lld: even and at most %lld expected",
         (long long)p->HS, (long long)GROUP_SCRATCH);
@@ -152,13 +157,21 @@ static double heads_bytes(const QkPrepare *p, int64_t rows, DType dt) {
   return (double)(rows * (p->NH + p->NKV) * p->HS) * (double)dtype_size(dt);
 }
 
+template <class T>
+static void forward(Device *dev, T *qk, int64_t ld_qk, const T *qkv, int64_t ld_qkv, const QkPrepare *p,
+                    int64_t rows) {
+  QkForward<T> f = {qk, qkv, ld_qk, ld_qkv, *p};
+  if (p->q_norm)
+    launch_rows<NORM_THREADS>(dev, rows, f);
+  else
+    launch_rows(dev, rows, f, rows * (p->NH + p->NKV) * p->HS * (int64_t)sizeof(T));
+}
+
 void qk_prepare_forward(Device *dev, DType dt, void *qk, int64_t ld_qk, const void *qkv, int64_t ld_qkv,
                         const QkPrepare *p, int64_t rows) {
   check_heads(p);
   double begin = profile_begin(dev);
-  DISPATCH(dt, T,
-           launch_rows(dev, rows, QkForward<T>{(T *)qk, (const T *)qkv, ld_qk, ld_qkv, *p},
-                       (int64_t)heads_bytes(p, rows, dt)));
+  DISPATCH(dt, T, forward(dev, (T *)qk, ld_qk, (const T *)qkv, ld_qkv, p, rows));
   profile_end(dev, begin, "qk_prepare", "forward", 0, 2 * heads_bytes(p, rows, dt));
 }
 
@@ -169,7 +182,8 @@ void qk_prepare_backward(Device *dev, DType dt, void *dqkv, const void *qkv, int
   float *dw[2] = {p->dq_norm, p->dk_norm};
   if (p->q_norm)
     DISPATCH(dt, T,
-             launch_column_sums(dev, rows, p->HS, 2, dw, QkBackward<T>{(T *)dqkv, (const T *)qkv, ld, *p}));
+             launch_column_sums<NORM_THREADS>(dev, rows, p->HS, 2, dw,
+                                              QkBackward<T>{(T *)dqkv, (const T *)qkv, ld, *p}));
   else
     DISPATCH(dt, T, launch_rows(dev, rows, RopeBackward<T>{(T *)dqkv, ld, *p}));
   profile_end(dev, begin, "qk_prepare", "backward", 0, (p->q_norm ? 3 : 2) * heads_bytes(p, rows, dt));

@@ -67,7 +67,7 @@ const FlagTable tokenize_flags = {
              "answer \\\n"
              "             --out data/pairs\n\n"
              "The same command again goes on where the last one stopped.\n"
-             "Whole numbers take K, M, G (powers of 1000) and Ki, Mi, Gi (powers of 1024).\n"
+             "Whole numbers take K, M, G, T (powers of 1000) and Ki, Mi, Gi, Ti (powers of 1024).\n"
              "Exit status: 0 done, 1 the run failed, 2 the flags or the input cannot be used.\n",
 };
 
