@@ -171,7 +171,8 @@ void flag_allowed(const Flag *f, char *text, size_t size) {
       size_t at = strlen(words);
       snprintf(words + at, sizeof words - at, "%s%s", i ? " or " : ", or ", f->words[i].name);
     }
-    snprintf(text, size, "a whole number from %lld to %lld%s (8K = 8000, 8Ki = 8192; also M, G, T, Mi, Gi, Ti)",
+    snprintf(text, size,
+             "a whole number from %lld to %lld%s (8K = 8000, 8Ki = 8192; also M, G, T, Mi, Gi, Ti)",
              (long long)f->min, (long long)f->max, words);
     break;
   }
