@@ -293,8 +293,8 @@ static inline int64_t block_shared_bytes(const Device *, int blocks) {
 }
 
 /* In place of launch.cuh's: one block, all rows. Shared memory has no contents to rely on: it is NaN. */
-template <int THREADS = EMULATED_THREADS, class F>
-static void launch_blocks(Device *, int64_t rows, F f, int64_t shared_bytes = 0) {
+template <int MOST_THREADS = EMULATED_THREADS, class F>
+static void launch_blocks(Device *, int64_t rows, F f, int threads = MOST_THREADS, int64_t shared_bytes = 0) {
   alignas(16) float scratch[GROUP_SCRATCH];
   double partial[32];
   char *shared = (char *)aligned_alloc(128, (size_t)(shared_bytes + 127) / 128 * 128 + 128);
@@ -303,8 +303,8 @@ static void launch_blocks(Device *, int64_t rows, F f, int64_t shared_bytes = 0)
   memset(partial, 0xff, sizeof partial);
   memset(shared, 0xff, (size_t)shared_bytes);
   EmulatedRows<F> all = {&f, rows, Block{scratch, partial, shared, shared_bytes}};
-  const unsigned threads = THREADS < EMULATED_THREADS ? THREADS : EMULATED_THREADS;
-  if (rows > 0) emulate_block(threads, emulated_rows<F>, &all);
+  if (threads > EMULATED_THREADS) threads = EMULATED_THREADS;
+  if (rows > 0) emulate_block((unsigned)threads, emulated_rows<F>, &all);
   free(shared);
 }
 

@@ -33,15 +33,27 @@ HD int64_t row_elements(int64_t n, int64_t row) {
   return left < ELEMENTS_A_ROW ? left : ELEMENTS_A_ROW;
 }
 
-/* Threads of a block where an operation asks for no others; group.cuh's reductions take any multiple of 32 up
- * to 1024. Short rows want few threads, which wait for each other less. */
+/* Threads of a block that takes a long row; group.cuh's reductions take any multiple of 32 up to 1024. */
 constexpr int LAUNCH_THREADS = 256;
+
+/* What a launch may be told of its rows. */
+typedef struct RowHints {
+  int64_t
+      elements; /* that a block visits at a time; 0: many. A block has no more threads than work on them */
+  int64_t new_bytes; /* of all that the rows make with produce() */
+} RowHints;
+
+/* Threads of a block for rows of so many elements, eight to a thread. */
+static inline int block_threads(int64_t elements) {
+  int64_t threads = (elements + 255) / 256 * 32;
+  return elements > 0 && threads < LAUNCH_THREADS ? (int)threads : LAUNCH_THREADS;
+}
 
 #ifdef __CUDACC__
 constexpr int MAX_BLOCKS = 65535; /* a block takes every MAX_BLOCKS-th row when there are more */
 
-template <int THREADS, class F>
-__global__ void __launch_bounds__(THREADS) row_kernel(F f, int64_t rows, int64_t shared_bytes) {
+template <int MOST_THREADS, class F>
+__global__ void __launch_bounds__(MOST_THREADS) row_kernel(F f, int64_t rows, int64_t shared_bytes) {
   __shared__ __align__(16) float scratch[GROUP_SCRATCH];
   __shared__ double partial[32];
   extern __shared__ __align__(128) char shared[];
@@ -59,18 +71,19 @@ static inline int64_t block_shared_bytes(const Device *dev, int blocks) {
   return ((share < cuda->shared_of_block ? share : cuda->shared_of_block) - own) / 128 * 128;
 }
 
-/* f(block, row) for every row, in any order, on a CUDA device: blocks of THREADS threads, each with
- * shared_bytes of shared memory. */
-template <int THREADS = LAUNCH_THREADS, class F>
-static void launch_blocks(Device *dev, int64_t rows, F f, int64_t shared_bytes = 0) {
+/* f(block, row) for every row, in any order, on a CUDA device: blocks of `threads`, MOST_THREADS at most,
+ * each with shared_bytes of shared memory. */
+template <int MOST_THREADS = LAUNCH_THREADS, class F>
+static void launch_blocks(Device *dev, int64_t rows, F f, int threads = MOST_THREADS,
+                          int64_t shared_bytes = 0) {
   if (rows <= 0) return;
   unsigned blocks = rows < MAX_BLOCKS ? (unsigned)rows : (unsigned)MAX_BLOCKS;
   if (shared_bytes > 0)
     cuda_check(dev, __PRETTY_FUNCTION__,
-               cudaFuncSetAttribute(row_kernel<THREADS, F>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+               cudaFuncSetAttribute(row_kernel<MOST_THREADS, F>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     (int)shared_bytes));
-  row_kernel<THREADS>
-      <<<blocks, THREADS, (size_t)shared_bytes, (cudaStream_t)dev->stream>>>(f, rows, shared_bytes);
+  row_kernel<MOST_THREADS>
+      <<<blocks, threads, (size_t)shared_bytes, (cudaStream_t)dev->stream>>>(f, rows, shared_bytes);
   cuda_check(dev, __PRETTY_FUNCTION__, cudaGetLastError()); /* names F, which is named after the operation */
 }
 
@@ -112,17 +125,15 @@ template <class F> static void launch_lanes(Device *dev, int64_t rows, F f, int6
   }
 }
 
-/* f(group, row) for every row, in any order. THREADS: of a block, on CUDA. new_bytes: of all that the rows
- * make with produce(). */
-template <int THREADS = LAUNCH_THREADS, class F>
-static void launch_rows(Device *dev, int64_t rows, F f, int64_t new_bytes = 0) {
+/* f(group, row) for every row, in any order. */
+template <class F> static void launch_rows(Device *dev, int64_t rows, F f, RowHints hints = RowHints()) {
 #ifdef HAS_BLOCKS
   if (dev->kind == DEVICE_CUDA) {
-    launch_blocks<THREADS>(dev, rows, f);
+    launch_blocks(dev, rows, f, block_threads(hints.elements));
     return;
   }
 #endif
-  launch_lanes(dev, rows, f, new_bytes);
+  launch_lanes(dev, rows, f, hints.new_bytes);
 }
 
 /* One group's part of launch_column_sums. */
@@ -157,17 +168,17 @@ template <class F> struct ColumnSegment {
 #endif
 };
 
-/* Has groups add up the segments' rows. */
-template <int THREADS, class F>
-static void launch_segments(Device *dev, int64_t segments, ColumnSegment<F> f) {
+/* Has groups add up the segments' rows, of n elements. */
+template <class F> static void launch_segments(Device *dev, int64_t segments, ColumnSegment<F> f, int64_t n) {
 #ifdef HAS_BLOCKS
   if (dev->kind == DEVICE_CUDA) {
     int64_t bytes = f.width * (int64_t)sizeof(float);
     bool fit = bytes <= block_shared_bytes(dev, 4); /* fewer blocks would not keep the memory busy */
-    launch_blocks<THREADS>(dev, segments, f, fit ? (bytes + 127) / 128 * 128 : 0);
+    launch_blocks(dev, segments, f, block_threads(n), fit ? (bytes + 127) / 128 * 128 : 0);
     return;
   }
 #endif
+  (void)n;
   launch_lanes(dev, segments, f);
 }
 
@@ -208,36 +219,50 @@ struct AddSegments {
 #endif
 };
 
+static inline void add_segments(Device *dev, AddSegments f) {
+#ifdef HAS_BLOCKS
+  if (dev->kind == DEVICE_CUDA) {
+    launch_blocks<512>(dev, (f.n + 31) / 32, f);
+    return;
+  }
+#endif
+  launch_lanes(dev, (f.n + GROUP_SCRATCH - 1) / GROUP_SCRATCH, f);
+}
+
+/* Groups that share out rows of n elements: how many at most, and what each takes of `rows` rows. */
+typedef struct Segments {
+  int64_t most, rows;
+} Segments;
+static inline Segments column_segments(const Device *dev, int64_t rows, int64_t n, int64_t fit) {
+  if (dev->kind == DEVICE_CPU)
+    return Segments{fit < COLUMN_SEGMENTS ? fit : COLUMN_SEGMENTS, COLUMN_SEGMENT_ROWS};
+  int64_t smaller = LAUNCH_THREADS / block_threads(n); /* of smaller blocks more fit a multiprocessor */
+  int64_t wanted = CUDA_COLUMN_SEGMENTS * (smaller < 4 ? smaller : 4), most = fit < wanted ? fit : wanted;
+  int64_t share = most > 0 ? (rows + most - 1) / most : 0;
+  return Segments{most, share < CUDA_COLUMN_SEGMENT_ROWS ? share : CUDA_COLUMN_SEGMENT_ROWS};
+}
+
 /* Column sums over many rows: f(group, row, sums) adds what a row contributes to sums [vectors * n], and
  * out[k] [n] += columns k*n ... k*n + n - 1, summed over the rows. A sum of sums of some rows each, in an
  * order that depends on the kind of device, rows and n only. f may also do a row's other work:
- * each row is visited once. Where a worker reads a sum that another wrote, f has to put a sync(). THREADS:
- * of a block, on CUDA. Scratch: dev->workspace. */
-template <int THREADS = LAUNCH_THREADS, class F>
+ * each row is visited once. Where a worker reads a sum that another wrote, f has to put a sync(). Scratch:
+ * dev->workspace. */
+template <class F>
 static void launch_column_sums(Device *dev, int64_t rows, int64_t n, int vectors, float *const *out, F f) {
-  int64_t width = n * vectors, fit = REDUCTION_WORKSPACE / (int64_t)sizeof(float) / width;
-  int64_t wanted = dev->kind == DEVICE_CPU ? COLUMN_SEGMENTS
-                   : THREADS < 128         ? 4 * CUDA_COLUMN_SEGMENTS /* small blocks: more of them fit */
-                                           : CUDA_COLUMN_SEGMENTS;
-  int64_t most = fit < wanted ? fit : wanted, segment_rows = COLUMN_SEGMENT_ROWS;
-  CHECK(most > 0, "column sums of width %lld do not fit %lld bytes", (long long)width,
+  int64_t width = n * vectors;
+  Segments share = column_segments(dev, rows, n, REDUCTION_WORKSPACE / (int64_t)sizeof(float) / width);
+  CHECK(share.most > 0, "column sums of width %lld do not fit %lld bytes", (long long)width,
         (long long)REDUCTION_WORKSPACE);
-  CHECK(dev->workspace_bytes >= (size_t)(most * width) * sizeof(float),
+  CHECK(dev->workspace_bytes >= (size_t)(share.most * width) * sizeof(float),
         "column sums: %zu bytes of workspace, %zu are needed", dev->workspace_bytes,
-        (size_t)(most * width) * sizeof(float));
-  if (dev->kind == DEVICE_CUDA) {
-    segment_rows = (rows + most - 1) / most;
-    if (segment_rows > CUDA_COLUMN_SEGMENT_ROWS) segment_rows = CUDA_COLUMN_SEGMENT_ROWS;
-  }
+        (size_t)(share.most * width) * sizeof(float));
   float *partial = (float *)dev->workspace;
-  for (int64_t begin = 0; begin < rows; begin += most * segment_rows) {
-    int64_t segments = (rows - begin + segment_rows - 1) / segment_rows;
-    if (segments > most) segments = most;
-    launch_segments<THREADS>(dev, segments, ColumnSegment<F>{f, rows, begin, width, segment_rows, partial});
-    int64_t columns = dev->kind == DEVICE_CPU ? GROUP_SCRATCH : 32; /* that a group takes */
+  for (int64_t begin = 0; begin < rows; begin += share.most * share.rows) {
+    int64_t segments = (rows - begin + share.rows - 1) / share.rows;
+    if (segments > share.most) segments = share.most;
+    launch_segments(dev, segments, ColumnSegment<F>{f, rows, begin, width, share.rows, partial}, n);
     for (int k = 0; k < vectors; k++)
-      launch_rows<512>(dev, (n + columns - 1) / columns,
-                       AddSegments{out[k], partial + k * n, n, width, segments});
+      add_segments(dev, AddSegments{out[k], partial + k * n, n, width, segments});
   }
 }
 

@@ -77,7 +77,7 @@ template <class T> static void forward_backward(Device *dev, int64_t rows, Cross
    * are not kept in shared memory, and need all of the cache. */
   if (dev->kind == DEVICE_CUDA) {
     bool wide = f.V * (int64_t)sizeof(T) % 16 == 0;
-    launch_blocks<512>(dev, rows, f, wide ? block_shared_bytes(dev, 2) : 0);
+    launch_blocks<512>(dev, rows, f, 512, wide ? block_shared_bytes(dev, 2) : 0);
     return;
   }
 #endif

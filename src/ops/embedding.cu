@@ -101,7 +101,7 @@ void embedding_forward(Device *dev, DType dt, void *out, const void *table, cons
   double begin = profile_begin(dev);
   DISPATCH(dt, T,
            launch_rows(dev, rows, EmbeddingForward<T>{(T *)out, (const T *)table, tokens, C},
-                       rows * C * (int64_t)sizeof(T)));
+                       RowHints{C, rows * C * (int64_t)sizeof(T)}));
   profile_end(dev, begin, "embedding", "forward", 0, 2.0 * (double)(rows * C) * (double)dtype_size(dt));
 }
 

@@ -45,7 +45,9 @@ void linear_forward(Device *dev, DType dt, const Linear *l, void *y, const void 
   double begin = profile_begin(dev);
   /* the bias goes in first, so that its sum with the product is rounded once */
   if (l->bias)
-    DISPATCH(dt, T, launch_rows(dev, rows, PutBias<T>{(T *)y, (const T *)l->bias, (const T *)add, l->out}));
+    DISPATCH(dt, T,
+             launch_rows(dev, rows, PutBias<T>{(T *)y, (const T *)l->bias, (const T *)add, l->out},
+                         RowHints{l->out, 0}));
   matmul(dev, matrix(y, dt, l->out), matrix(x, dt, l->in), false, matrix(l->weight, dt, l->in), true, rows,
          l->out, l->in, l->bias ? y : add);
   profile_end(dev, begin, l->name, "forward", flops(l, rows), 0);

@@ -143,9 +143,6 @@ template <class T> struct QkBackward {
   }
 };
 
-/* Of a head's norm: a block works on one head at a time, and its sums are worth no more threads. */
-constexpr int NORM_THREADS = 32;
-
 static void check_heads(const QkPrepare *p) {
   CHECK(p->HS % 2 == 0 && p->HS <= GROUP_SCRATCH, "heads of %lld: even and at most %lld expected",
         (long long)p->HS, (long long)GROUP_SCRATCH);
@@ -160,11 +157,10 @@ static double heads_bytes(const QkPrepare *p, int64_t rows, DType dt) {
 template <class T>
 static void forward(Device *dev, T *qk, int64_t ld_qk, const T *qkv, int64_t ld_qkv, const QkPrepare *p,
                     int64_t rows) {
-  QkForward<T> f = {qk, qkv, ld_qk, ld_qkv, *p};
-  if (p->q_norm)
-    launch_rows<NORM_THREADS>(dev, rows, f);
-  else
-    launch_rows(dev, rows, f, rows * (p->NH + p->NKV) * p->HS * (int64_t)sizeof(T));
+  int64_t pairs = p->HS / 2, heads = p->NH + p->NKV, bytes = rows * heads * p->HS * (int64_t)sizeof(T);
+  /* with a norm, a block works on one head at a time */
+  launch_rows(dev, rows, QkForward<T>{qk, qkv, ld_qk, ld_qkv, *p},
+              RowHints{p->q_norm ? pairs : pairs * heads, p->q_norm ? 0 : bytes});
 }
 
 void qk_prepare_forward(Device *dev, DType dt, void *qk, int64_t ld_qk, const void *qkv, int64_t ld_qkv,
@@ -182,9 +178,10 @@ void qk_prepare_backward(Device *dev, DType dt, void *dqkv, const void *qkv, int
   float *dw[2] = {p->dq_norm, p->dk_norm};
   if (p->q_norm)
     DISPATCH(dt, T,
-             launch_column_sums<NORM_THREADS>(dev, rows, p->HS, 2, dw,
-                                              QkBackward<T>{(T *)dqkv, (const T *)qkv, ld, *p}));
+             launch_column_sums(dev, rows, p->HS, 2, dw, QkBackward<T>{(T *)dqkv, (const T *)qkv, ld, *p}));
   else
-    DISPATCH(dt, T, launch_rows(dev, rows, RopeBackward<T>{(T *)dqkv, ld, *p}));
+    DISPATCH(dt, T,
+             launch_rows(dev, rows, RopeBackward<T>{(T *)dqkv, ld, *p},
+                         RowHints{(p->NH + p->NKV) * (p->HS / 2), 0}));
   profile_end(dev, begin, "qk_prepare", "backward", 0, (p->q_norm ? 3 : 2) * heads_bytes(p, rows, dt));
 }

@@ -79,7 +79,7 @@ void rmsnorm_forward(Device *dev, DType dt, void *y, const void *x, const void *
   double begin = profile_begin(dev);
   DISPATCH(dt, T,
            launch_rows(dev, rows, RmsnormForward<T>{(T *)y, (const T *)x, (const T *)w, n, eps},
-                       rows * n * (int64_t)sizeof(T)));
+                       RowHints{n, rows * n * (int64_t)sizeof(T)}));
   profile_end(dev, begin, "rmsnorm", "forward", 0, 2.0 * (double)(rows * n) * (double)dtype_size(dt));
 }
 
