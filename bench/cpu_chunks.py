@@ -6,10 +6,9 @@
 PROGRAM is the cpu_chunks that `make bench` builds. For each length, the automatic choice and every size below the length
 is compared with all rows at once: the MLP of a layer (forward, again, backward) and the LM head (forward and gradient),
 computed in turns by one process. mlp, head: the median ratio of a turn, and its standard error (of few turns, its order
-of magnitude). of_whole: from these, the
-time of a whole step of a model with --layers layers, which is measured too, with both in chunks of that size; error: that
-of the two ratios. Steps themselves are no good for this on a machine that others use: from one to the next their time
-moves by several percent.
+of magnitude). of_whole: from these, the time of a whole step of a model with --layers layers, which is measured too, with
+both in chunks of that size; error: that of the two ratios. Steps themselves are no good for this on a machine that others
+use: from one to the next their time moves by several percent.
 """
 import json
 import os

@@ -16,7 +16,7 @@ typedef struct MatmulKey {
   DType in, out;
   int32_t transpose_a, transpose_b;
   int32_t align_out, align_a,
-      align_b;           /* of the rows, and of what is added to them: a power of two, at most 256 */
+      align_b;           /* of the rows: a power of two, at most 256; of out, also what is added */
   int32_t deterministic; /* of the device; also, keys are compared as bytes: no gaps */
 } MatmulKey;
 

@@ -154,20 +154,14 @@ static double heads_bytes(const QkPrepare *p, int64_t rows, DType dt) {
   return (double)(rows * (p->NH + p->NKV) * p->HS) * (double)dtype_size(dt);
 }
 
-template <class T>
-static void forward(Device *dev, T *qk, int64_t ld_qk, const T *qkv, int64_t ld_qkv, const QkPrepare *p,
-                    int64_t rows) {
-  int64_t pairs = p->HS / 2, heads = p->NH + p->NKV, bytes = rows * heads * p->HS * (int64_t)sizeof(T);
-  /* with a norm, a block works on one head at a time */
-  launch_rows(dev, rows, QkForward<T>{qk, qkv, ld_qk, ld_qkv, *p},
-              RowHints{p->q_norm ? pairs : pairs * heads, p->q_norm ? 0 : bytes});
-}
-
 void qk_prepare_forward(Device *dev, DType dt, void *qk, int64_t ld_qk, const void *qkv, int64_t ld_qkv,
                         const QkPrepare *p, int64_t rows) {
   check_heads(p);
   double begin = profile_begin(dev);
-  DISPATCH(dt, T, forward(dev, (T *)qk, ld_qk, (const T *)qkv, ld_qkv, p, rows));
+  /* with a norm, a block works on one head at a time, and nothing is made with produce() */
+  int64_t pairs = p->HS / 2, new_bytes = (int64_t)heads_bytes(p, rows, dt);
+  RowHints hints = p->q_norm ? RowHints{pairs, 0} : RowHints{pairs * (p->NH + p->NKV), new_bytes};
+  DISPATCH(dt, T, launch_rows(dev, rows, QkForward<T>{(T *)qk, (const T *)qkv, ld_qk, ld_qkv, *p}, hints));
   profile_end(dev, begin, "qk_prepare", "forward", 0, 2 * heads_bytes(p, rows, dt));
 }
 
