@@ -9,6 +9,7 @@
 #   NATIVE=0      for any x86-64 with AVX2 instead of for this machine
 #   DEBUG=1       -O1 -g
 #   FUZZ_SECONDS=60   of each fuzz target, for `make fuzz`
+#   EMULATE=1     links the tests of a build with CUDA=1 so that they need no GPU; `make emulate-check` runs them
 #
 # `make install` and `make uninstall` take PREFIX (/usr/local) and DESTDIR.
 
@@ -23,6 +24,7 @@ comma     := ,
 BLAS      ?= openblas
 KIND  := $(if $(filter 1,$(CUDA)),cuda,cpu)$(if $(filter-out openblas,$(BLAS)),-$(BLAS))$(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))
 BUILD ?= build/$(KIND)
+BIN   := $(BUILD)$(if $(filter 1,$(EMULATE)),/emulated)
 
 # Strict IEEE, but for errno and traps, which keep loops from vectorising. Never -ffast-math: it breaks
 # the polynomial exp and isfinite.
@@ -65,7 +67,8 @@ ifeq ($(CUDA),1)
   NVCCFLAGS := -std=c++17 -O3 $(GENCODE) $(INCLUDE) -Werror all-warnings \
                $(foreach f,$(HOST),-Xcompiler $(subst $(comma),\$(comma),$(f)))
   COMPILE_CU = $(NVCC) -x cu $(NVCCFLAGS) -MMD -MP -c $< -o $@
-  LDLIBS   += -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcudart_static -lrt -lpthread
+  CUDART   := -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcudart_static -lrt -lpthread
+  LDLIBS   += $(if $(filter 1,$(EMULATE)),-Wl$(comma)-rpath$(comma)'$$ORIGIN',$(CUDART))
 else
   COMPILE_CU = $(CXX) -x c++ -std=c++17 $(HOST) -Wno-unknown-pragmas $(INCLUDE) $(CXXFLAGS) -MMD -MP -c $< -o $@
 endif
@@ -83,7 +86,18 @@ ifneq ($(CUDA),1)
   SOURCES := $(filter-out %_cuda.c %_cuda.cu,$(SOURCES))
 endif
 OBJECTS := $(patsubst %,$(BUILD)/%.o,$(SOURCES))
-TESTS   := $(patsubst test/%,$(BUILD)/%,$(basename $(wildcard test/test_*.c test/test_*.cu)))
+TESTS   := $(patsubst test/%,$(BIN)/%,$(basename $(wildcard test/test_*.c test/test_*.cu)))
+
+# In the places of CUDA's runtime and of cublasLt, where there is no GPU. Libraries, so that no --wrap reaches them.
+ifeq ($(EMULATE),1)
+  ifneq ($(CUDA),1)
+    $(error EMULATE=1 needs nvcc: it is CUDA that is emulated)
+  endif
+  RUNTIME  := $(BIN)/libcudart_emulated.so
+  CUBLASLT := $(BIN)/libcublasLt.so.$(shell sed -n 's/^.define CUBLAS_VER_MAJOR //p' $(CUDA_HOME)/include/cublas_api.h)
+  CUDNN    := $(BIN)/libcudnn.so.9
+  OBJECTS  += $(RUNTIME)
+endif
 
 .PHONY: all test tsan valgrind demo clean format format-check train_llama tokenize
 all: train_llama tokenize
@@ -91,7 +105,7 @@ all: train_llama tokenize
 # phony: the one that is here may come from another build
 train_llama: $(BUILD)/train_llama
 	@cmp -s $< $@ || cp -f $< $@
-$(BUILD)/train_llama: $(BUILD)/train_llama.cu.o $(OBJECTS)
+$(BIN)/train_llama: $(BUILD)/train_llama.cu.o $(OBJECTS)
 	$(call SAY,link)
 	$(Q)$(LINK)
 
@@ -101,8 +115,8 @@ tokenize: $(BUILD)/tokenize
 $(BUILD)/tokenize_parts.a: $(patsubst %,$(BUILD)/%.o,$(TOKENIZER) $(wildcard src/base/*.c src/io/*.c src/cli/*.c tokenizer/tool/*.c))
 	@rm -f $@
 	$(Q)ar rcs $@ $^
-$(BUILD)/tokenize: LDLIBS = -lcjson -lpcre2-8 -lutf8proc -lm
-$(BUILD)/tokenize: $(BUILD)/tokenizer/tool/tokenize.c.o $(BUILD)/tokenize_parts.a
+$(BIN)/tokenize: LDLIBS = -lcjson -lpcre2-8 -lutf8proc -lm
+$(BIN)/tokenize: $(BUILD)/tokenizer/tool/tokenize.c.o $(BUILD)/tokenize_parts.a
 	$(call SAY,link)
 	$(Q)$(LINK)
 
@@ -115,41 +129,57 @@ $(BUILD)/%.cu.o: %.cu
 	$(call SAY,$(if $(filter 1,$(CUDA)),nvcc,$(CXX)))
 	$(Q)$(COMPILE_CU)
 
-$(BUILD)/test_%: LDLIBS += -lcmocka
-$(BUILD)/test_%: $(BUILD)/test/test_%.c.o $(OBJECTS)
+$(BIN)/test_%: LDLIBS += -lcmocka
+$(BIN)/test_%: $(BUILD)/test/test_%.c.o $(OBJECTS)
 	$(call SAY,link)
 	$(Q)$(LINK)
-$(BUILD)/test_%: $(BUILD)/test/test_%.cu.o $(OBJECTS)
+$(BIN)/test_%: $(BUILD)/test/test_%.cu.o $(OBJECTS)
 	$(call SAY,link)
 	$(Q)$(LINK)
 
 # sees the program's own allocations, not those inside libraries
-$(BUILD)/test_memory: LDLIBS += $(foreach f,malloc calloc realloc aligned_alloc posix_memalign mmap cudaMalloc,-Wl,--wrap=$(f))
+$(BIN)/test_memory: LDLIBS += $(foreach f,malloc calloc realloc aligned_alloc posix_memalign mmap cudaMalloc,-Wl,--wrap=$(f))
 
 # copies beside the device's work are made as late as they may be
-$(BUILD)/test_modes: LDLIBS += $(foreach f,device_copy_async device_operations_wait device_synchronize,-Wl,--wrap=$(f))
+$(BIN)/test_modes: LDLIBS += $(foreach f,device_copy_async device_operations_wait device_synchronize,-Wl,--wrap=$(f))
 
 # ./tokenize with a disk that fails, for test_tokenize
-$(BUILD)/tokenize_faulty: LDLIBS = -lcjson -lpcre2-8 -lutf8proc -lm $(foreach f,write fsync rename,-Wl,--wrap=$(f))
-$(BUILD)/tokenize_faulty: $(BUILD)/tokenizer/tool/tokenize.c.o $(BUILD)/test/fault_io.c.o $(BUILD)/tokenize_parts.a
+$(BIN)/tokenize_faulty: LDLIBS = -lcjson -lpcre2-8 -lutf8proc -lm $(foreach f,write fsync rename,-Wl,--wrap=$(f))
+$(BIN)/tokenize_faulty: $(BUILD)/tokenizer/tool/tokenize.c.o $(BUILD)/test/fault_io.c.o $(BUILD)/tokenize_parts.a
 	$(call SAY,link)
 	$(Q)$(LINK)
 
 # cuDNN's place is taken by a stand-in where there is no GPU
-$(BUILD)/test_attention_cudnn: LDLIBS += -Wl,--wrap=cudnn_open
+$(BIN)/test_attention_cudnn: LDLIBS += -Wl,--wrap=cudnn_open
 
 # lists of documents are made where no attention reads them, too
-$(BUILD)/test_packing: LDLIBS += -Wl,--wrap=attention_list_bytes
+$(BIN)/test_packing: LDLIBS += -Wl,--wrap=attention_list_bytes
 
 # the program with a disk that fails, for test_faults
-$(BUILD)/train_llama_faulty: LDLIBS += $(foreach f,write fsync rename,-Wl,--wrap=$(f))
-$(BUILD)/train_llama_faulty: $(BUILD)/train_llama.cu.o $(BUILD)/test/fault_io.c.o $(OBJECTS)
+$(BIN)/train_llama_faulty: LDLIBS += $(foreach f,write fsync rename,-Wl,--wrap=$(f))
+$(BIN)/train_llama_faulty: $(BUILD)/train_llama.cu.o $(BUILD)/test/fault_io.c.o $(OBJECTS)
 	$(call SAY,link)
 	$(Q)$(LINK)
 
-$(BUILD)/gpu_bench $(BUILD)/cpu_ops $(BUILD)/cpu_chunks: $(BUILD)/%: $(BUILD)/bench/%.cu.o $(OBJECTS)
+$(BIN)/gpu_bench $(BIN)/cpu_ops $(BIN)/cpu_chunks: $(BIN)/%: $(BUILD)/bench/%.cu.o $(OBJECTS)
 	$(call SAY,link)
 	$(Q)$(LINK)
+
+ifeq ($(EMULATE),1)
+# PTX says itself which products and sums are fused
+$(BUILD)/test/emulator/%.c.o: override CFLAGS += -fPIC -ffp-contract=off
+$(RUNTIME): $(patsubst %,$(BUILD)/%.o,$(filter-out %/cublaslt.c,$(wildcard test/emulator/*.c)))
+	@mkdir -p $(@D)
+	$(call SAY,link)
+	$(Q)$(CC) $(HOST) -shared -Wl,-Bsymbolic,-soname,$(@F) $^ -lzstd -lm -o $@
+$(CUBLASLT): $(BUILD)/test/emulator/cublaslt.c.o $(RUNTIME)
+	$(call SAY,link)
+	$(Q)$(CC) $(HOST) -shared -Wl,-Bsymbolic,-soname,$(@F),-rpath,'$$ORIGIN' $^ $(BLAS_LIBS) -o $@
+$(BUILD)/test/emulator/cudnn.cu.o: NVCCFLAGS += -Xcompiler -fPIC
+$(CUDNN): $(BUILD)/test/emulator/cudnn.cu.o src/base/error.c $(RUNTIME)
+	$(call SAY,link)
+	$(Q)$(CC) $(HOST) $(INCLUDE) -shared -fPIC -Wl,-Bsymbolic,-soname,$(@F),-rpath,'$$ORIGIN' $^ -lstdc++ -lm -o $@
+endif
 
 clean:
 	rm -rf build train_llama tokenize
@@ -158,17 +188,18 @@ clean:
 
 # What people type. Dependencies are installed before anything is built, so the building is a make of its own.
 PARALLEL := $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell nproc))
-FORMATTED = $(wildcard $(foreach d,. src/* test test/fuzz bench tokenizer tokenizer/tool,$(addprefix $(d)/*.,c h cu cuh)))
+FORMATTED = $(wildcard $(foreach d,. src/* test test/fuzz test/emulator bench tokenizer tokenizer/tool,$(addprefix $(d)/*.,c h cu cuh)))
 CLANG_FORMAT = $(firstword $(foreach f,clang-format-14 clang-format,$(shell command -v $(f) 2>/dev/null)))
 
 .PHONY: tests
-tests: $(BUILD)/train_llama $(BUILD)/train_llama_faulty $(BUILD)/tokenize $(BUILD)/tokenize_faulty $(filter-out $(LEAVE_OUT:%=$(BUILD)/%),$(TESTS)) $(if $(filter 1,$(CUDA)),$(BUILD)/gpu_bench)
+tests: $(addprefix $(BIN)/,train_llama train_llama_faulty tokenize tokenize_faulty $(if $(filter 1,$(CUDA)),gpu_bench)) \
+       $(CUBLASLT) $(CUDNN) $(filter-out $(LEAVE_OUT:%=$(BIN)/%),$(TESTS))
 .PRECIOUS: $(BUILD)/%.c.o $(BUILD)/%.cu.o # keeps the tests' object files
 
 test:
 	@scripts/install_deps.sh --test
 	@$(MAKE) --no-print-directory $(PARALLEL) tests
-	@BUILD=$(BUILD) test/run_tests.sh $(TESTS)
+	@BUILD=$(BIN) test/run_tests.sh $(TESTS)
 
 # Registers and spills of the kernels against test/ptxas_table.txt; UPDATE=1 writes it anew.
 .PHONY: ptxas-check cudnn-check gpu-check gpu-bench
@@ -185,6 +216,15 @@ OPERATIONS := $(filter-out %_cuda.c %_cuda.cu,$(wildcard $(foreach room,base dev
 thread-check:
 	@$(MAKE) --no-print-directory $(PARALLEL) CUDA=0 SANITIZE=thread BUILD=build/cpu-thread SOURCES="$(OPERATIONS)" $(THREADED)
 	@OMP_NUM_THREADS=1 BUILD=build/cpu-thread test/run_tests.sh $(THREADED)
+# The tests of operations and models on CUDA, without a GPU: kernels are run from their PTX (test/emulator/), slowly.
+# NAMES: only these of them.
+NAMES ?= $(basename $(notdir $(wildcard test/test_*.cu)))
+.PHONY: emulated-tests emulate-check
+emulated-tests:
+	@$(MAKE) --no-print-directory $(PARALLEL) EMULATE=1 tests
+emulate-check: emulated-tests
+	@TEST_DEVICE=cuda TEST_EMULATED=1 TEST_JOBS=$${TEST_JOBS:-2} BUILD=$(BUILD)/emulated \
+	  test/run_tests.sh $(NAMES:%=$(BUILD)/emulated/%)
 # Whether the compiler vectorises the loops that have to be, on processors with AVX2 and with AVX-512.
 .PHONY: vector-check
 vector-check:

@@ -34,6 +34,7 @@ python3|runs the scripts that draw and report|command -v python3'
 if ((test)); then
   table+='
 libcmocka-dev|the unit tests|
+libzstd-dev|the emulated GPU of the tests, which reads what nvcc packed|
 groff-base|formats the manual page in a test|command -v groff
 curl|the scripts that fetch data, in their tests too|command -v curl
 jq|makes JSONL of what they fetch|command -v jq'

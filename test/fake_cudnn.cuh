@@ -13,6 +13,10 @@
 #include "device/group.cuh"            // defines: bf16, value, store
 #include "ops/attention_cudnn_graph.h" // defines: GraphTensor
 
+#ifndef FAKE_MEMORY
+#define FAKE_MEMORY(p) (p) /* where the host finds memory that a pack names */
+#endif
+
 enum { FAKE_ATTRIBUTES = 8, FAKE_BYTES = 512, FAKE_WORKSPACE = 1000 };
 
 typedef struct FakeAttribute {
@@ -115,7 +119,7 @@ static void *fake_bound(int64_t id, const FakeDescriptor *pack) {
   for (int i = 0; i < pack->count; i++)
     if (pack->attributes[i].name == CUDNN9_ATTR_VARIANT_PACK_UNIQUE_IDS) count = pack->attributes[i].count;
   for (int64_t i = 0; i < count; i++)
-    if (ids[i] == id) return pointers[i];
+    if (ids[i] == id) return FAKE_MEMORY(pointers[i]);
   PANIC("tensor %lld is bound to nothing", (long long)id);
 }
 
@@ -345,7 +349,7 @@ static int fake_execute(CudnnHandle, CudnnDescriptor plan, CudnnDescriptor pack)
   const FakeDescriptor *p = (FakeDescriptor *)pack;
   void *workspace;
   memcpy(&workspace, fake_value(p, CUDNN9_ATTR_VARIANT_PACK_WORKSPACE), sizeof workspace);
-  memset(workspace, 0xff, FAKE_WORKSPACE);
+  memset(FAKE_MEMORY(workspace), 0xff, FAKE_WORKSPACE);
   const FakeDescriptor *engine = fake_link((FakeDescriptor *)plan, CUDNN9_ATTR_EXECUTION_PLAN_ENGINE_CONFIG);
   const FakeDescriptor *graph = fake_link(engine, CUDNN9_ATTR_ENGINEHEUR_OPERATION_GRAPH);
   for (int i = 0; i < graph->count; i++) {
@@ -379,7 +383,7 @@ static int fake_stream(CudnnHandle, void *) {
   return 0;
 }
 
-static void fake_cudnn(Cudnn *cudnn) {
+static inline void fake_cudnn(Cudnn *cudnn) {
   cudnn->GetVersion = cudnn->GetCudartVersion = fake_version;
   cudnn->GetErrorString = fake_error;
   cudnn->GetLastErrorString = fake_last_error;

@@ -21,6 +21,11 @@ static inline bool on_cuda(void) {
   return strcmp(test_device(), "cuda") == 0;
 }
 
+/* Whether "cuda" is the emulator (test/emulator/), whose arithmetic is a chip's and whose speed is not. */
+static inline bool is_emulated(void) {
+  return on_cuda() && getenv("TEST_EMULATED") != NULL;
+}
+
 /* Whether this build and this machine have a GPU to offer. */
 static inline bool has_gpu(void) {
 #ifdef __CUDACC__

@@ -36,10 +36,11 @@ typedef struct Case {
   int64_t lengths[6]; /* of documents, which fill the sequences in turn; 0 ends them; none: not packed */
 } Case;
 
+static const int64_t LEAST_T = 256; /* that attention.h gives to cuDNN */
+
 static AttentionShape shape_of(const Case *c) {
-  return AttentionShape{
-      c->B, on_cuda() ? c->T : c->fake_T, c->NH, c->NKV, c->HS, c->window, 0.3f, c->lengths[0] > 0, NULL, 0,
-      NULL};
+  int64_t T = is_emulated() ? LEAST_T : on_cuda() ? c->T : c->fake_T;
+  return AttentionShape{c->B, T, c->NH, c->NKV, c->HS, c->window, 0.3f, c->lengths[0] > 0, NULL, 0, NULL};
 }
 
 static AttentionStrides strides_of(const Case *c) {
@@ -315,10 +316,12 @@ static void computes_the_attention(void **) {
     skip();
   }
   open_test_device(&dev, 0);
-  for (const Case &c : cases) check_case(on_cuda() ? &dev : NULL, &c, false);
-  for (const Case &c : packed_cases) check_case(on_cuda() ? &dev : NULL, &c, false);
+  const int count = is_emulated() ? 1 : (int)(sizeof cases / sizeof *cases);
+  const int packed_count = is_emulated() ? 1 : (int)(sizeof packed_cases / sizeof *packed_cases);
+  for (int i = 0; i < count; i++) check_case(on_cuda() ? &dev : NULL, &cases[i], false);
+  for (int i = 0; i < packed_count; i++) check_case(on_cuda() ? &dev : NULL, &packed_cases[i], false);
   dev.deterministic = true;
-  for (const Case &c : cases) check_case(on_cuda() ? &dev : NULL, &c, true);
+  for (int i = 0; i < count; i++) check_case(on_cuda() ? &dev : NULL, &cases[i], true);
   device_close(&dev);
 }
 
