@@ -30,6 +30,17 @@ HD Random4 random_element(uint64_t seed, int64_t id, int64_t step, int64_t eleme
   return philox(counter, seed);
 }
 
+/* Random bits for three roundings of one element, each 16 in the lower half. Two elements share a number, which
+ * halves what they cost: `pair` has elements 2 pair and 2 pair + 1. */
+struct Random3 {
+  uint32_t x[3];
+};
+HD Random3 random_roundings(uint64_t seed, int64_t id, int64_t step, uint64_t pair, bool second) {
+  Random4 r = random_element(seed, id, step, (int64_t)pair);
+  uint32_t low = second ? r.x[2] : r.x[0], high = second ? r.x[3] : r.x[1];
+  return Random3{{low, low >> 16, high}};
+}
+
 /* x rounded to one of the two neighbours that the storage type of `type` has, the nearer with the larger
  * probability, so that the expectation is x. Of `random` the low 16 bits are used. */
 HD float round_stochastic(const float *, float x, uint32_t) {

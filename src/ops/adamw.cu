@@ -27,6 +27,19 @@ struct Factors {
   }
 };
 
+/* Random bits of a row's elements. ODD: the row's first one is the second of its pair; known when compiling, so
+ * that a thread of the GPU, which has elements 8 k to 8 k + 7, makes the number of a pair once. */
+template <bool ODD> struct Roundings {
+  uint64_t seed;
+  int64_t id, step;
+  uint64_t pair; /* of the row's first element */
+
+  HD Random3 of(int64_t i) const {
+    uint64_t at = (uint64_t)i + ODD;
+    return random_roundings(seed, id, step, pair + at / 2, at % 2 != 0);
+  }
+};
+
 /* T: storage of the parameter, M: of the moments. */
 template <class T, class M> struct AdamWUpdate {
   T *param;          /* [n] */
@@ -39,13 +52,21 @@ template <class T, class M> struct AdamWUpdate {
   int64_t id, step, first;
 
   template <class G> HD void operator()(G g, int64_t row) const {
-    int64_t begin = row * ELEMENTS_A_ROW, count = row_elements(n, row), element = first + begin;
+    if (first % 2 == 0)
+      update_row<false>(g, row);
+    else
+      update_row<true>(g, row);
+  }
+
+  template <bool ODD, class G> HD void update_row(G g, int64_t row) const {
+    int64_t begin = row * ELEMENTS_A_ROW, count = row_elements(n, row);
+    Roundings<ODD> roundings = {seed, id, step, (uint64_t)(first + begin) / 2};
     AdamWUpdate u = *this; /* the loops below vectorise on a copy: nothing that they store can change it */
     if (master)
       g.each_at(
           count,
           [=](int64_t i, float &param, float &p, float g, float &m, float &v) {
-            Random4 random = random_element(u.seed, u.id, u.step, element + i);
+            Random3 random = roundings.of(i);
             u.factors.update(p, g, m, v);
             param = p;
             m = round_stochastic(u.m, m, random.x[1]);
@@ -56,7 +77,7 @@ template <class T, class M> struct AdamWUpdate {
       g.each_at(
           count,
           [=](int64_t i, float &p, float g, float &m, float &v) {
-            Random4 random = random_element(u.seed, u.id, u.step, element + i);
+            Random3 random = roundings.of(i);
             u.factors.update(p, g, m, v);
             p = round_stochastic(u.param, p, random.x[0]);
             m = round_stochastic(u.m, m, random.x[1]);

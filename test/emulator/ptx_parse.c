@@ -340,6 +340,7 @@ static const OpName special[] = {
     {"not.pred", OP_not_pred, ALL_OF(0)},
     {"and.pred", OP_and_pred, ALL_OF(0)},
     {"or.pred", OP_or_pred, ALL_OF(0)},
+    {"xor.pred", OP_xor_pred, ALL_OF(0)},
     {"cp.async.cg.shared.global", OP_copy_async, ALL_OF(4)},
     {"cp.async.wait_all", OP_copy_wait, ALL_OF(4)},
     {"ret", OP_return, ALL_OF(4)},

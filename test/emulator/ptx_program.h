@@ -48,6 +48,7 @@ typedef enum PtxOp {
   OP_not_pred,
   OP_and_pred,
   OP_or_pred,
+  OP_xor_pred,
   OP_pack,   /* mov of {parts} into one register */
   OP_unpack, /* and of one into its parts */
   OP_load,

@@ -81,6 +81,11 @@ static float flush(float x) {
   return fabsf(x) < 0x1p-126f ? copysignf(0.f, x) : x;
 }
 
+/* As far off as an approximation may be, to either side. */
+static float approximate(float x) {
+  return x * (bits_of(x) & 1 ? 1 + 0x1p-22f : 1 - 0x1p-22f);
+}
+
 /* To nearest, ties to even. */
 static u32 round_bf16(float x) {
   u32 bits = bits_of(x);
@@ -229,7 +234,8 @@ static void reach_all(Run *r, const Warp *w, const PtxInstruction *x, u32 mask, 
     most = at > most ? at : most;
     all |= at;
   }
-  if (r->stats && x->space == SPACE_GLOBAL) stats_global(r->stats, address, mask, bytes);
+  if (r->stats && (x->space == SPACE_GLOBAL || (x->space == SPACE_GENERIC && !WINDOW_OF(all))))
+    stats_global(r->stats, address, mask, bytes);
   if (r->stats && x->space == SPACE_SHARED) stats_shared(r->stats, address, mask, bytes);
   bool is_global = x->space == SPACE_GLOBAL || (x->space == SPACE_GENERIC && !WINDOW_OF(all));
   unsigned char *begin =
@@ -469,6 +475,7 @@ static void special(Run *r, Warp *w, const PtxInstruction *x, u32 mask) {
   case OP_not_pred: set_predicate(w, o[0], mask, ~*ROW(u32, 1)); break;
   case OP_and_pred: set_predicate(w, o[0], mask, *ROW(u32, 1) & *ROW(u32, 2)); break;
   case OP_or_pred: set_predicate(w, o[0], mask, *ROW(u32, 1) | *ROW(u32, 2)); break;
+  case OP_xor_pred: set_predicate(w, o[0], mask, *ROW(u32, 1) ^ *ROW(u32, 2)); break;
   case OP_pack:
     EACH_LANE({
       u64 low = lane_of(w, o[1], l), high = lane_of(w, o[2], l);
@@ -612,10 +619,12 @@ static void run_warp(Run *r, Warp *w) {
 
 /* Lets all warps pass their barrier. */
 static void pass_barrier(Run *r) {
-  int pc = -1;
+  const unsigned *size = r->launch->block;
+  int pc = -1, waiting = 0;
   u32 any = 0;
   for (int i = 0; i < r->warps; i++) {
     const Warp *w = &r->warp[i];
+    waiting += __builtin_popcount(w->at_barrier);
     for (int l = 0; l < LANES; l++) {
       if (!(w->at_barrier >> l & 1)) continue;
       if (pc >= 0 && w->pc[l] != pc) fail(r, "threads wait at different barriers");
@@ -624,6 +633,8 @@ static void pass_barrier(Run *r) {
     const PtxInstruction *x = w->at_barrier ? &r->kernel->code[pc] : NULL;
     if (x && x->op == OP_barrier_or) any |= *row32(w, x->operand[2]) & w->at_barrier;
   }
+  if (waiting != (int)(size[0] * size[1] * size[2]))
+    fail(r, "%d threads of the block wait at a barrier", waiting);
   for (int i = 0; i < r->warps; i++) {
     Warp *w = &r->warp[i];
     const PtxInstruction *x = &r->kernel->code[pc];
