@@ -77,7 +77,7 @@ Q := $(if $(V),,@)
 SAY = $(if $(V),@:,@echo "  $(1)  $@")
 
 COMPILE_C = $(CC) -std=gnu11 $(HOST) $(INCLUDE) $(CFLAGS) -MMD -MP -c $< -o $@
-LINK      = $(CXX) $(HOST) $^ $(LDLIBS) -o $@
+LINK      = mkdir -p $(@D) && $(CXX) $(HOST) $^ $(LDLIBS) -o $@
 
 TOKENIZER := $(wildcard tokenizer/*.c)
 # *_cuda.* need CUDA's headers, whatever compiles them
@@ -222,8 +222,10 @@ NAMES ?= $(basename $(notdir $(wildcard test/test_*.cu)))
 .PHONY: emulated-tests emulate-check
 emulated-tests:
 	@$(MAKE) --no-print-directory $(PARALLEL) EMULATE=1 tests
-emulate-check: emulated-tests
-	@TEST_DEVICE=cuda TEST_EMULATED=1 TEST_JOBS=$${TEST_JOBS:-2} BUILD=$(BUILD)/emulated \
+emulate-check:
+	@scripts/install_deps.sh --test
+	@$(MAKE) --no-print-directory emulated-tests
+	@TEST_DEVICE=cuda TEST_EMULATED=$${TEST_EMULATED:-1} TEST_JOBS=$${TEST_JOBS:-2} TEST_LIMIT_S=$${TEST_LIMIT_S:-7200} BUILD=$(BUILD)/emulated \
 	  test/run_tests.sh $(NAMES:%=$(BUILD)/emulated/%)
 # Whether the compiler vectorises the loops that have to be, on processors with AVX2 and with AVX-512.
 .PHONY: vector-check

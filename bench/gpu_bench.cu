@@ -1,9 +1,10 @@
 /* Speed on a GPU, against what the same GPU reaches in a plain copy and a plain product. Prints one JSON
  * object a line; bench/gpu_bench.sh makes a file of them.
  *
- *   gpu_bench [--rehearse]
+ *   gpu_bench [--rehearse [DEVICE]]
  *
- * --rehearse: tiny sizes on the CPU, to see that everything runs; the numbers then mean nothing. */
+ * --rehearse: tiny sizes on the CPU, or on the device that is named, to see that everything runs; the numbers
+ * then mean nothing. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -126,7 +127,7 @@ static void bench_rows(Bench *b) {
   Rows r = {};
   r.C = 4096;
   r.FF = b->rehearse ? 512 : 14336;
-  r.V = b->rehearse ? 1000 : 128256;
+  r.V = b->rehearse ? 8192 : 128256; /* n / V rows have one of the ids each */
   r.rows = b->rehearse ? 64 : 65536;
   r.n = r.rows * r.C;
   r.x = (char *)take(b, r.n * 2);
@@ -363,7 +364,8 @@ int main(int argc, char **argv) {
   Error e = {};
   setvbuf(stdout, NULL, _IOLBF, 0); /* what was measured stays when the time is up */
   b.rehearse = argc > 1 && strcmp(argv[1], "--rehearse") == 0;
-  if (!device_open(&b.dev, b.rehearse ? "cpu" : "cuda", 0, &e)) {
+  const char *device = !b.rehearse ? "cuda" : argc > 2 ? argv[2] : "cpu";
+  if (!device_open(&b.dev, device, 0, &e)) {
     fprintf(stderr, "gpu_bench: %s\n", e.text);
     return e.code;
   }

@@ -26,6 +26,11 @@ static inline bool is_emulated(void) {
   return on_cuda() && getenv("TEST_EMULATED") != NULL;
 }
 
+/* Of many cases, every how many-th is run: there some, unless TEST_EMULATED=all. */
+static inline unsigned case_stride(void) {
+  return is_emulated() && strcmp(getenv("TEST_EMULATED"), "all") ? 7 : 1;
+}
+
 /* Whether this build and this machine have a GPU to offer. */
 static inline bool has_gpu(void) {
 #ifdef __CUDACC__

@@ -152,16 +152,19 @@ static void adamw_rounds_bf16_without_bias(void **state) {
   check_unbiased(&s.m, m);
   check_unbiased(&s.v, v);
 
-  /* the three choices of an element are independent: each pair agrees in half of the weighted cases */
-  double p_up = 0, m_up = 0, both = 0;
+  /* the choices of an element are independent, and so are those of the two elements that share a random
+   * number */
+  double p_up = 0, m_up = 0, both = 0, pairs = 0;
   for (int64_t i = 0; i < n; i++) {
     bool up = get(&s.param, i) > p, m_is_up = get(&s.m, i) > m;
     p_up += up;
     m_up += m_is_up;
     both += up && m_is_up;
+    pairs += i % 2 == 0 && i + 1 < n && up && get(&s.param, i + 1) > p;
   }
   double count = (double)n;
   assert_true(fabs(both / count - p_up / count * (m_up / count)) < 5 * 0.25 / sqrt(count));
+  assert_true(fabs(2 * pairs / count - p_up / count * (p_up / count)) < 5 * 0.25 / sqrt(count / 2));
   state_free(&s);
 }
 
@@ -187,6 +190,22 @@ static void adamw_rounding_depends_on_the_element_only(void **state) {
   assert_memory_equal(on_host(&whole.param), on_host(&sliced.param), bytes);
   assert_memory_equal(on_host(&whole.m), on_host(&sliced.m), bytes);
   assert_memory_equal(on_host(&whole.v), on_host(&sliced.v), bytes);
+
+  /* a slice from the second element of a pair on, in memory of its own: aligned, unlike those above */
+  const int64_t first = 4099;
+  State piece = state_new(DT_BF16, DT_BF16, n - first);
+  Tensor *from[] = {&whole.param, &whole.grad, &whole.m, &whole.v};
+  Tensor *to[] = {&piece.param, &piece.grad, &piece.m, &piece.v};
+  for (int k = 0; k < 4; k++)
+    for (int64_t i = 0; i < n - first; i++) set(to[k], i, get(from[k], first + i));
+  AdamWTensor all = state_slice(&whole, false, true, 0, n),
+              part = state_slice(&piece, false, true, 0, n - first);
+  part.first = first;
+  adamw_update(dev, &all, 1, &a);
+  adamw_update(dev, &part, 1, &a);
+  for (int k = 0; k < 4; k++)
+    for (int64_t i = 0; i < n - first; i++) assert_true(get(to[k], i) == get(from[k], first + i));
+  state_free(&piece);
 
   for (int variant = 0; variant < 4; variant++) {
     State fresh = state_new(DT_BF16, DT_BF16, n), other = state_new(DT_BF16, DT_BF16, n);

@@ -98,8 +98,8 @@ HD void store(const bf16 *, float) {}
 
 /* e^x for x <= 88, to 1.5e-7 relative; exactly 0 below -88; NaN stays NaN. Cephes' polynomial on the
  * remainder of x / ln 2, whose quotient becomes the exponent bits. There is one clamp only, and it is
- * written so that it passes NaN: a second one keeps gcc from vectorising. On CUDA the chip's own power of 2, to
- * 2^-22 relative and 2^-24 |x| more: two instructions, where a row kernel has forty a number at most. */
+ * written so that it passes NaN: a second one keeps gcc from vectorising. On CUDA the chip's own power of 2,
+ * to 2^-22 relative and 2^-24 |x| more: two instructions, where a row kernel has forty a number at most. */
 HD float fast_exp(float x) {
 #ifdef __CUDA_ARCH__
   float y;
@@ -160,7 +160,7 @@ HD float sigmoid(float x) {
   return (x < 0.f ? e : 1.f) * fast_reciprocal(1.f + e);
 }
 
-/* The same of x and of -x, which add up to 1: both to full precision. */
+/* The same of x and of -x, which add up to 1: both to a few last bits, however small. */
 HD void sigmoids(float x, float *of_x, float *of_minus_x) {
   float e = fast_exp(-fabsf(x)), large = fast_reciprocal(1.f + e), small = e * large;
   *of_x = x < 0.f ? small : large;
@@ -409,7 +409,8 @@ template <class T> __device__ __forceinline__ void load8(float *x, const T *at) 
 /* One access of 16 bytes: nvcc makes four of a plain assignment where an address takes some arithmetic. */
 __device__ __forceinline__ void store16(void *at, uint4 x) {
 #ifdef __CUDA_ARCH__
-  asm volatile("st.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(at), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+  asm volatile("st.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(at), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
+               : "memory");
 #else
   *(uint4 *)at = x;
 #endif
@@ -419,7 +420,8 @@ __device__ __forceinline__ void store8(float *at, const float *x) {
     store16(at + 4 * w, uint4{float_bits(x[0]), float_bits(x[1]), float_bits(x[2]), float_bits(x[3])});
 }
 __device__ __forceinline__ void store8(bf16 *at, const float *x) {
-  store16(at, uint4{bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3]), bf16_pair(x[4], x[5]), bf16_pair(x[6], x[7])});
+  store16(at,
+          uint4{bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3]), bf16_pair(x[4], x[5]), bf16_pair(x[6], x[7])});
 }
 template <class T> __device__ __forceinline__ void store8(T *at, const float *x) {
   typedef typename Access<8 * sizeof(T)>::Word Word;
@@ -438,8 +440,8 @@ __device__ __forceinline__ int64_t multiple_of_8(int64_t i) {
   return (int64_t)(eighth << 3);
 }
 
-/* f on the first count (of 8) elements from i, a multiple of 8, on; wide: all eight are there, and at multiples
- * of 16 bytes. */
+/* f on the first count (of 8) elements from i, a multiple of 8, on; wide: all eight are there, and at
+ * multiples of 16 bytes. */
 template <class F, class... E>
 __device__ __forceinline__ void visit8(F f, int64_t i, int count, bool wide, E... e) {
   if (wide) {
@@ -481,10 +483,10 @@ struct Block {
 
   template <class F, class... P> __device__ __forceinline__ void each_at(int64_t n, F f, P *...p) const {
     bool aligned = (((uintptr_t)p | ...) & 15) == 0;
-    for (int64_t i = threadIdx.x * 8; i < n; i += blockDim.x * 8) {
-      int count = n - i < 8 ? (int)(n - i) : 8;
-      visit8(f, i, count, aligned && count == 8, Pack<P>{p + i, {}}...);
-    }
+    int64_t i = threadIdx.x * 8, pass = blockDim.x * 8;
+    for (int64_t whole = aligned ? n - 7 : 0; i < whole; i += pass)
+      visit8(f, i, 8, true, Pack<P>{p + i, {}}...);
+    for (; i < n; i += pass) visit8(f, i, n - i < 8 ? (int)(n - i) : 8, false, Pack<P>{p + i, {}}...);
   }
   template <class F, class... P> __device__ __forceinline__ void each(int64_t n, F f, P *...p) const {
     each_at(

@@ -30,8 +30,8 @@ HD Random4 random_element(uint64_t seed, int64_t id, int64_t step, int64_t eleme
   return philox(counter, seed);
 }
 
-/* Random bits for three roundings of one element, each 16 in the lower half. Two elements share a number, which
- * halves what they cost: `pair` has elements 2 pair and 2 pair + 1. */
+/* Random bits for three roundings of one element, each 16 in the lower half. Two elements share a number, so
+ * that a thread of a GPU, which has both, makes half as many: `pair` has elements 2 pair and 2 pair + 1. */
 struct Random3 {
   uint32_t x[3];
 };

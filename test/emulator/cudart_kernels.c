@@ -28,6 +28,7 @@ struct CUkern_st {
 static struct {
   Module *modules;
   Kernel *kernels;
+  uint64_t launches;
 } program;
 
 /* What <<<>>> says, between the two calls that the compiler makes of it. Arguments may hold launches of their
@@ -191,7 +192,8 @@ static Launch *new_launch(const Kernel *kernel, dim3 grid, dim3 block, void **ar
   Launch *launch = calloc(1, sizeof *launch + ptx_params_bytes(ptx));
   CHECK(launch, "out of memory for a launch");
   launch->kernel = ptx;
-  launch->how = (PtxLaunch){{grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared, launch->params};
+  launch->how = (PtxLaunch){
+      {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, program.launches++ % 2, shared, launch->params};
   for (int i = 0; i < ptx_kernel_params(ptx); i++)
     memcpy(launch->params + ptx_param_offset(ptx, i), arguments[i], ptx_param_bytes(ptx, i));
   return launch;

@@ -20,6 +20,7 @@ struct CUstream_st {
   Stream *next;
   bool blocking; /* it and the default stream wait for each other */
   bool destroyed;
+  bool busy; /* with an operation */
   Operation *first, **end;
   uint64_t given, done; /* operations */
 };
@@ -35,9 +36,10 @@ struct CUevent_st {
 };
 
 typedef enum Order {
-  LATE,  /* when it is waited for */
-  SOON,  /* at once */
-  RANDOM /* whenever a stream is given something, some of what is waiting */
+  LATE,   /* when it is waited for */
+  SOON,   /* at once */
+  OTHERS, /* late, and other streams come first: as far as they may go before a stream's next operation */
+  RANDOM  /* whenever a stream is given something, some of what is waiting */
 } Order;
 
 static struct {
@@ -56,9 +58,11 @@ static void *new_object(size_t bytes) {
 static Order order_of_environment(void) {
   const char *name = getenv("EMULATED_GPU_ORDER"), *blocking = getenv("CUDA_LAUNCH_BLOCKING");
   if (!name || !*name) return blocking && strcmp(blocking, "1") == 0 ? SOON : LATE;
-  CHECK(strcmp(name, "late") == 0 || strcmp(name, "soon") == 0 || strcmp(name, "random") == 0,
-        "EMULATED_GPU_ORDER: found \"%s\", expected late, soon or random", name);
-  return *name == 'l' ? LATE : *name == 's' ? SOON : RANDOM;
+  static const char *const names[] = {"late", "soon", "others", "random"};
+  static const Order orders[] = {LATE, SOON, OTHERS, RANDOM};
+  for (int i = 0; i < 4; i++)
+    if (strcmp(name, names[i]) == 0) return orders[i];
+  PANIC("EMULATED_GPU_ORDER: found \"%s\", expected late, soon, others or random", name);
 }
 
 void streams_open(void) {
@@ -70,18 +74,49 @@ void streams_open(void) {
 
 /* ---- what streams do ---- */
 
+/* A wait for another stream's operations up to the until-th. */
+typedef struct Wait {
+  Stream *stream;
+  uint64_t until;
+} Wait;
+static void run_wait(void *data);
+
+static void run_next(Stream *stream) {
+  Operation *operation = stream->first;
+  stream->first = operation->next;
+  if (!stream->first) stream->end = &stream->first;
+  stream->busy = true;
+  operation->run(operation->data);
+  stream->busy = false;
+  stream->done++;
+  free(operation->data);
+  free(operation);
+}
+
+/* Whether its next operation is a wait for what is not done. */
+static bool has_to_wait(const Stream *stream) {
+  if (stream->first->run != run_wait) return false;
+  const Wait *wait = stream->first->data;
+  return wait->stream->done < wait->until;
+}
+
+static void advance_others(const Stream *stream) {
+  for (Stream *s = &device.legacy; s; s = s->next)
+    while (s != stream && !s->busy && s->first && !device_lost() && !has_to_wait(s)) run_next(s);
+}
+
 /* Has the stream do its operations up to the until-th. Operations wait only for such as were given before
  * them, so that no stream waits for itself. */
 static void advance(Stream *stream, uint64_t until) {
   while (stream->done < until && !device_lost()) {
-    Operation *operation = stream->first;
-    stream->first = operation->next;
-    if (!stream->first) stream->end = &stream->first;
-    operation->run(operation->data);
-    stream->done++;
-    free(operation->data);
-    free(operation);
+    if (device.order == OTHERS && !has_to_wait(stream)) advance_others(stream);
+    if (!device_lost()) run_next(stream);
   }
+}
+
+static void run_wait(void *data) {
+  const Wait *wait = data;
+  advance(wait->stream, wait->until);
 }
 
 static uint64_t random_below(uint64_t n) {
@@ -104,16 +139,6 @@ static void append(Stream *stream, void (*run)(void *data), void *data) {
   *stream->end = operation;
   stream->end = &operation->next;
   stream->given++;
-}
-
-typedef struct Wait {
-  Stream *stream;
-  uint64_t until;
-} Wait;
-
-static void run_wait(void *data) {
-  const Wait *wait = data;
-  advance(wait->stream, wait->until);
 }
 
 static void append_wait(Stream *stream, Stream *other, uint64_t until) {

@@ -32,6 +32,7 @@ void ptx_report(const PtxModule *module);
 
 typedef struct PtxLaunch {
   unsigned grid[3], block[3];
+  bool descending;       /* the blocks' order: the last one first */
   size_t dynamic_shared; /* bytes */
   const void *params;    /* ptx_params_bytes() of them */
 } PtxLaunch;

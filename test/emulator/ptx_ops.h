@@ -18,7 +18,7 @@ UNARY(bfind_shiftamt_u32, u32, u32, a ? (u32)__builtin_clz(a) : ~0u)
 UNARY(sqrt_rn_f32, f32, f32, sqrtf(a))
 UNARY(rcp_rn_f32, f32, f32, 1.f / a)
 UNARY(ex2_approx_ftz_f32, f32, f32, flush(a == 0 ? 1.f : approximate(exp2f(flush(a)))))
-UNARY(rcp_approx_ftz_f32, f32, f32, flush(approximate(1.f / flush(a))))
+UNARY(rcp_approx_ftz_f32, f32, f32, flush(approximate(1.f / flush(a)))) /* twice what the ISA allows */
 UNARY(cvta_to_global_u64, u64, u64, a)
 UNARY(cvta_to_local_u64, u64, u64, a - LOCAL_WINDOW)
 UNARY(cvta_local_u64, u64, u64, a + LOCAL_WINDOW)

@@ -170,13 +170,16 @@ static unsigned char *reach(Run *r, const Warp *w, int lane, PtxSpace space, u64
   u64 at = address - window;
   if (space == SPACE_PARAM && address + bytes <= r->kernel->params_bytes)
     return (unsigned char *)r->launch->params + address;
+  if (space == SPACE_GLOBAL && (window == SHARED_WINDOW || window == LOCAL_WINDOW))
+    fail(r, "lane %d: an address that is not global", lane);
   if (window == SHARED_WINDOW && at >= SHARED_BEGIN && at + bytes <= SHARED_BEGIN + r->shared_bytes) {
     note_shared(r, w, lane, at - SHARED_BEGIN, bytes, use);
     return r->shared + (at - SHARED_BEGIN);
   }
   if (window == LOCAL_WINDOW && at + bytes <= r->kernel->local_bytes)
     return w->local + (size_t)lane * r->kernel->local_bytes + at;
-  if (window == MODULE_WINDOW && at / sizeof m->global->bytes < (u64)m->globals)
+  if (window == MODULE_WINDOW && use == READ && at / sizeof m->global->bytes < (u64)m->globals &&
+      at % sizeof m->global->bytes + bytes <= m->global[at / sizeof m->global->bytes].size)
     return (unsigned char *)m->global[at / sizeof m->global->bytes].bytes + at % sizeof m->global->bytes;
   unsigned char *p = window || space == SPACE_PARAM ? NULL : emulated_memory(address, bytes);
   if (!p)
@@ -236,7 +239,9 @@ static void reach_all(Run *r, const Warp *w, const PtxInstruction *x, u32 mask, 
   }
   if (r->stats && (x->space == SPACE_GLOBAL || (x->space == SPACE_GENERIC && !WINDOW_OF(all))))
     stats_global(r->stats, address, mask, bytes);
-  if (r->stats && x->space == SPACE_SHARED) stats_shared(r->stats, address, mask, bytes);
+  if (r->stats &&
+      (x->space == SPACE_SHARED || (x->space == SPACE_GENERIC && WINDOW_OF(all) == SHARED_WINDOW)))
+    stats_shared(r->stats, address, mask, bytes);
   bool is_global = x->space == SPACE_GLOBAL || (x->space == SPACE_GENERIC && !WINDOW_OF(all));
   unsigned char *begin =
       is_global && !WINDOW_OF(all) && all % bytes == 0 ? emulated_memory(least, most - least + bytes) : NULL;
@@ -328,8 +333,7 @@ static void copy_wait(Run *r, Warp *w, u32 mask) {
 
 /* ISA, "shfl.sync": lanes read others', out of range their own. */
 static void shuffle(Run *r, Warp *w, const PtxInstruction *x, u32 mask) {
-  bool has_predicate = x->operands == 6;
-  const PtxRow *o = x->operand + has_predicate;
+  const PtxRow *o = x->operand + 1;
   const u32 *from = row32(w, o[1]), *by = row32(w, o[2]), *clamp = row32(w, o[3]);
   u32 value[LANES], valid = 0;
   for (u32 l = 0; l < LANES; l++) {
@@ -345,7 +349,7 @@ static void shuffle(Run *r, Warp *w, const PtxInstruction *x, u32 mask) {
   }
   for (int l = 0; l < LANES; l++)
     if (mask >> l & 1) row32(w, x->operand[0])[l] = value[l];
-  if (has_predicate) *row32(w, x->operand[1]) = (*row32(w, x->operand[1]) & ~mask) | valid;
+  *row32(w, x->operand[1]) = (*row32(w, x->operand[1]) & ~mask) | valid;
 }
 
 static float bf16_part(u32 pair, int part) {
@@ -587,6 +591,8 @@ static void step(Run *r, Warp *w, u32 lanes, int pc, int until) {
     } else {
       u32 needed = mask ? party(w, x, __builtin_ctz(mask)) : 0;
       if (needed) {
+        if (needed != ALL_LANES || mask != lanes)
+          ptx_panic(r->kernel, x->line, "only whole warps are known here");
         for (int l = 0; l < LANES; l++)
           if ((w->meeting >> l & 1) && w->pc[l] == pc) mask |= lanes |= 1u << l;
         if (needed & ~mask) {
@@ -706,10 +712,14 @@ bool ptx_run(const PtxKernel *k, const PtxLaunch *launch, char *error, size_t er
     set_constants(k, &r->warp[i]);
   }
   if (r->stats) r->stats->launches++;
-  unsigned *at = r->block;
-  for (at[2] = 0; at[2] < grid[2] && !r->failed; at[2]++)
-    for (at[1] = 0; at[1] < grid[1] && !r->failed; at[1]++)
-      for (at[0] = 0; at[0] < grid[0] && !r->failed; at[0]++) run_block(r);
+  int64_t blocks = (int64_t)grid[0] * grid[1] * grid[2];
+  for (int64_t i = 0; i < blocks && !r->failed; i++) {
+    int64_t at = launch->descending ? blocks - 1 - i : i;
+    r->block[0] = (unsigned)(at % grid[0]);
+    r->block[1] = (unsigned)(at / grid[0] % grid[1]);
+    r->block[2] = (unsigned)(at / grid[0] / grid[1]);
+    run_block(r);
+  }
   for (int i = 0; i < r->warps; i++) {
     free(r->warp[i].rows);
     free(r->warp[i].local);
