@@ -27,8 +27,8 @@ struct Factors {
   }
 };
 
-/* Random bits of a row's elements. ODD: the row's first one is the second of its pair; known when compiling, so
- * that a thread of the GPU, which has elements 8 k to 8 k + 7, makes the number of a pair once. */
+/* Random bits of a row's elements. ODD: the row's first one is the second of its pair; known when compiling,
+ * so that a thread of the GPU, which has elements 8 k to 8 k + 7, makes the number of a pair once. */
 template <bool ODD> struct Roundings {
   uint64_t seed;
   int64_t id, step;
