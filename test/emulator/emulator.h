@@ -1,4 +1,4 @@
-/* What the emulated CUDA runtime (cudart.c) offers to the emulated libraries (cublaslt.c). */
+/* What the emulated CUDA runtime (cudart.c) offers to the emulated libraries (cublaslt.c, cudnn.cu). */
 #ifndef EMULATOR_H
 #define EMULATOR_H
 

@@ -12,13 +12,12 @@
 typedef struct PtxModule PtxModule; /* what one PTX text declares; read only once it is parsed */
 typedef struct PtxKernel PtxKernel; /* an .entry of it */
 
-/* Ends the program when the text holds what is not known. The text is not needed afterwards. */
+/* Ends the program when the text holds what is not known. The text is not needed afterwards; a module stays
+ * until the program ends, since launches that nobody waited for may need it. */
 PtxModule *ptx_parse(const char *text);
-void ptx_free(PtxModule *module);
 /* NULL when there is none of that (mangled) name. */
 const PtxKernel *ptx_kernel(const PtxModule *module, const char *name);
 
-const char *ptx_kernel_name(const PtxKernel *kernel);
 int ptx_kernel_params(const PtxKernel *kernel);
 size_t ptx_param_bytes(const PtxKernel *kernel, int param);
 size_t ptx_param_offset(const PtxKernel *kernel, int param); /* among the bytes of all of them */

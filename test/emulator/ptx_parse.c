@@ -703,19 +703,6 @@ PtxModule *ptx_parse(const char *text) {
   return m;
 }
 
-void ptx_free(PtxModule *m) {
-  for (int i = 0; i < m->count; i++) {
-    free(m->kernels[i].name);
-    free(m->kernels[i].code);
-    free(m->kernels[i].constants);
-    if (m->kernels[i].stats) free(m->kernels[i].stats->times);
-    free(m->kernels[i].stats);
-  }
-  free(m->kernels);
-  free(m->text);
-  free(m);
-}
-
 /* The lines of a kernel that ran, with how often a warp did. */
 static void print_lines(const PtxKernel *k) {
   const char *text = k->module->text;
@@ -746,9 +733,6 @@ const PtxKernel *ptx_kernel(const PtxModule *m, const char *name) {
   return NULL;
 }
 
-const char *ptx_kernel_name(const PtxKernel *k) {
-  return k->name;
-}
 int ptx_kernel_params(const PtxKernel *k) {
   return k->params;
 }
