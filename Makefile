@@ -88,7 +88,7 @@ endif
 OBJECTS := $(patsubst %,$(BUILD)/%.o,$(SOURCES))
 TESTS   := $(patsubst test/%,$(BIN)/%,$(basename $(wildcard test/test_*.c test/test_*.cu)))
 
-# In the places of CUDA's runtime and of cublasLt, where there is no GPU. Libraries, so that no --wrap reaches them.
+# In the places of CUDA's runtime, cublasLt and cuDNN, where there is no GPU. Libraries, so that no --wrap reaches them.
 ifeq ($(EMULATE),1)
   ifneq ($(CUDA),1)
     $(error EMULATE=1 needs nvcc: it is CUDA that is emulated)

@@ -316,12 +316,13 @@ static void computes_the_attention(void **) {
     skip();
   }
   open_test_device(&dev, 0);
-  const int count = is_emulated() ? 1 : (int)(sizeof cases / sizeof *cases);
-  const int packed_count = is_emulated() ? 1 : (int)(sizeof packed_cases / sizeof *packed_cases);
-  for (int i = 0; i < count; i++) check_case(on_cuda() ? &dev : NULL, &cases[i], false);
-  for (int i = 0; i < packed_count; i++) check_case(on_cuda() ? &dev : NULL, &packed_cases[i], false);
+  const size_t count = sizeof cases / sizeof *cases,
+               packed_count = sizeof packed_cases / sizeof *packed_cases;
+  Device *gpu = on_cuda() ? &dev : NULL;
+  for (size_t i = 0; i < count; i += case_stride()) check_case(gpu, &cases[i], false);
+  for (size_t i = 0; i < packed_count; i += case_stride()) check_case(gpu, &packed_cases[i], false);
   dev.deterministic = true;
-  for (int i = 0; i < count; i++) check_case(on_cuda() ? &dev : NULL, &cases[i], true);
+  for (size_t i = 0; i < count; i += case_stride()) check_case(gpu, &cases[i], true);
   device_close(&dev);
 }
 

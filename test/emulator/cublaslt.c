@@ -12,7 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "device/blas.h"       // defines: cblas_sgemm
+#include "device/blas.h" // defines: cblas_sgemm
+#include "emulator/bf16.h"
 #include "emulator/emulator.h" // defines: emulator_enqueue, emulator_memory
 
 /* ---- objects ---- */
@@ -306,21 +307,6 @@ static float *floats(size_t count) {
   if (memory) return memory;
   fprintf(stderr, "cublasLtMatmul: no memory for %zu numbers\n", count);
   abort();
-}
-
-static float from_bf16(uint16_t x) {
-  uint32_t bits = (uint32_t)x << 16;
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-/* To nearest, ties to even. */
-static uint16_t to_bf16(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  if (x != x) return 0x7fff;
-  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 static float get(const void *from, cudaDataType type, uint64_t i) {

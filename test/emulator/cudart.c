@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/error.h"
+
 static struct {
   pthread_mutex_t mutex;
   pthread_once_t opened;
@@ -56,6 +58,12 @@ void lose_device(const char *format, ...) {
 
 bool device_lost(void) {
   return runtime.lost;
+}
+
+void *new_object(size_t bytes) {
+  void *p = calloc(1, bytes);
+  CHECK(p, "out of memory for the emulated device");
+  return p;
 }
 
 cudaError_t cudaGetLastError(void) {

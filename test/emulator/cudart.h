@@ -27,6 +27,9 @@ cudaError_t finish(cudaError_t status);
 void lose_device(const char *format, ...) __attribute__((format(printf, 1, 2)));
 bool device_lost(void);
 
+/* Zeroed memory of the host for what the runtime keeps; there is always some, or the program ends. */
+void *new_object(size_t bytes);
+
 /* ---- cudart_memory.c ---- */
 
 /* Called once, before everything else here. */

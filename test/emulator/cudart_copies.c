@@ -32,12 +32,6 @@ typedef struct Fill {
   int byte;
 } Fill;
 
-static void *new_data(size_t bytes) {
-  void *p = calloc(1, bytes);
-  CHECK(p, "out of memory for the emulated device");
-  return p;
-}
-
 /* From the first byte of rows to the last. */
 static size_t extent(size_t pitch, size_t width, size_t height) {
   return (height - 1) * pitch + width;
@@ -63,7 +57,7 @@ static cudaError_t fill(Stream *stream, Fill f) {
   if (f.width > f.pitch || !extent_fits(f.pitch, f.width, f.height) ||
       !emulated_memory((uint64_t)f.address, extent(f.pitch, f.width, f.height)))
     return cudaErrorInvalidValue;
-  Fill *data = new_data(sizeof *data);
+  Fill *data = new_object(sizeof *data);
   *data = f;
   stream_add(stream, run_fill, data);
   return cudaSuccess;
@@ -137,7 +131,7 @@ static cudaError_t copy(Stream *stream, Side to, Side from, size_t width, size_t
   bool to_pageable = !to.on_device && to.kind == PAGEABLE;
   bool staged = from_pageable && to.on_device;
   if (staged && wait) stream_finish(stream);
-  Copy *c = new_data(sizeof *c + (staged ? width * height : 0));
+  Copy *c = new_object(sizeof *c + (staged ? width * height : 0));
   *c = (Copy){to, from, width, height, staged};
   if (staged) copy_rows(c->rows, width, from.address, from.pitch, width, height);
   stream_add(stream, run_copy, c);

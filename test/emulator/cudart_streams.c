@@ -49,12 +49,6 @@ static struct {
   uint64_t random;
 } device;
 
-static void *new_object(size_t bytes) {
-  void *p = calloc(1, bytes);
-  CHECK(p, "out of memory for the emulated device");
-  return p;
-}
-
 static Order order_of_environment(void) {
   const char *name = getenv("EMULATED_GPU_ORDER"), *blocking = getenv("CUDA_LAUNCH_BLOCKING");
   if (!name || !*name) return blocking && strcmp(blocking, "1") == 0 ? SOON : LATE;

@@ -550,14 +550,6 @@ static void parse_body(Parser *p) {
   }
 }
 
-static PtxStats *new_stats(int instructions) {
-  PtxStats *s = calloc(1, sizeof *s);
-  if (!s) abort();
-  s->times = calloc((size_t)instructions, sizeof *s->times);
-  if (!s->times) abort();
-  return s;
-}
-
 static void parse_kernel(PtxKernel *k) {
   Parser *p = calloc(1, sizeof *p);
   if (!p) abort();
@@ -576,7 +568,7 @@ static void parse_kernel(PtxKernel *k) {
   for (int i = 0; i < k->constant_count; i++)
     if (k->constants[i].is_dynamic) k->constants[i].value += SHARED_BEGIN + k->static_shared;
   k->parsed = true;
-  if (getenv("EMULATED_GPU_STATS")) k->stats = new_stats(k->instructions);
+  if (getenv("EMULATED_GPU_STATS")) k->stats = stats_new(k->instructions);
   free(p->label);
   free(p->jump);
   free(p);
@@ -699,29 +691,7 @@ PtxModule *ptx_parse(const char *text) {
     }
   }
   free(p);
-  for (int i = 0; i < m->count; i++) m->kernels[i].module = m;
   return m;
-}
-
-/* The lines of a kernel that ran, with how often a warp did. */
-static void print_lines(const PtxKernel *k) {
-  const char *text = k->module->text;
-  int line = 1;
-  for (int i = 0; i < k->instructions; i++) {
-    for (; line < k->code[i].line; line++) text = strchr(text, '\n') + 1;
-    if (k->stats->times[i] > 0)
-      fprintf(stderr, "%12lld  %.*s\n", (long long)k->stats->times[i], (int)strcspn(text, "\n"), text);
-  }
-}
-
-void ptx_report(const PtxModule *m) {
-  const char *wish = getenv("EMULATED_GPU_STATS");
-  for (int i = 0; i < m->count; i++) {
-    const PtxKernel *k = &m->kernels[i];
-    if (!k->stats) continue;
-    stats_print(k->stats, k->name);
-    if (wish && *wish && strstr(k->name, wish)) print_lines(k);
-  }
 }
 
 const PtxKernel *ptx_kernel(const PtxModule *m, const char *name) {

@@ -37,8 +37,7 @@ typedef enum PtxOp {
 #undef SHIFT
 #undef TERNARY
 #undef COMPARE
-  OP_special, /* the first that is not of ptx_ops.h */
-  OP_fma_rm_f32 = OP_special,
+  OP_fma_rm_f32, /* from here on those that are not of ptx_ops.h */
   OP_mad_wide_u32,
   OP_bfi_b32,
   OP_bfi_b64,

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "emulator/bf16.h"
 #include "emulator/ptx_program.h"
 #include "emulator/ptx_races.h"
 #include "emulator/ptx_stats.h"
@@ -65,18 +66,6 @@ static void fail(Run *r, const char *format, ...) {
 
 /* ---- arithmetic ---- */
 
-static u32 bits_of(float x) {
-  u32 bits;
-  memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-
-static float float_of(u32 bits) {
-  float x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
 static float flush(float x) {
   return fabsf(x) < 0x1p-126f ? copysignf(0.f, x) : x;
 }
@@ -84,13 +73,6 @@ static float flush(float x) {
 /* As far off as an approximation may be, to either side. */
 static float approximate(float x) {
   return x * (bits_of(x) & 1 ? 1 + 0x1p-22f : 1 - 0x1p-22f);
-}
-
-/* To nearest, ties to even. */
-static u32 round_bf16(float x) {
-  u32 bits = bits_of(x);
-  if (x != x) return 0x7fff;
-  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
 static i32 saturate(float x) {
@@ -353,7 +335,7 @@ static void shuffle(Run *r, Warp *w, const PtxInstruction *x, u32 mask) {
 }
 
 static float bf16_part(u32 pair, int part) {
-  return float_of(part ? pair & 0xffff0000 : pair << 16);
+  return from_bf16((uint16_t)(part ? pair >> 16 : pair));
 }
 
 /* ISA, "Matrix fragments for mma.m16n8k16": which lane holds what. */

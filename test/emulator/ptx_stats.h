@@ -13,11 +13,11 @@ typedef struct PtxStats {
   int64_t turns, least_turns;     /* of shared memory, and if no two lanes met in a bank */
 } PtxStats;
 
+/* Of a kernel of so many instructions, nothing counted. */
+PtxStats *stats_new(int instructions);
+
 /* One access of a warp: `bytes` at each address of the lanes in `mask`. */
 void stats_global(PtxStats *s, const uint64_t address[32], uint32_t mask, size_t bytes);
 void stats_shared(PtxStats *s, const uint64_t address[32], uint32_t mask, size_t bytes);
-
-/* A line about a kernel, by its mangled name, on stderr. */
-void stats_print(const PtxStats *s, const char *kernel);
 
 #endif
